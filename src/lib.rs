@@ -1,0 +1,1 @@
+//! Kubernetes device plugin for NVIDIA MIG.

@@ -1,0 +1,1 @@
+//! The kubelet's half of the device plugin protocol.

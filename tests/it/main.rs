@@ -1,0 +1,1 @@
+//! The plugin between the two fakes.
