@@ -1,10 +1,7 @@
 //! Compiles the kubelet's protobuf files with protox, so that no `protoc` is needed on the machine.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = [
-        "proto/deviceplugin/v1beta1/api.proto",
-        "proto/podresources/v1/api.proto",
-    ];
+    let files = ["proto/deviceplugin/v1beta1/api.proto", "proto/podresources/v1/api.proto"];
     for file in files {
         println!("cargo::rerun-if-changed={file}");
         let descriptors = protox::compile([file], ["proto"])?;

@@ -1,1 +1,3 @@
 //! Kubernetes device plugin for NVIDIA MIG.
+
+pub mod inventory;

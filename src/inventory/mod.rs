@@ -1,0 +1,222 @@
+//! The domain's nouns: what the driver says is on the node, as plain owned data.
+//!
+//! An [`Inventory`] is made by `nvml/` and read by everything else. Nothing here calls the driver, reads a
+//! file or knows the time, so tests write inventories as literals.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+mod profile;
+
+pub use profile::{InvalidProfile, Profile};
+
+/// Everything that one look at the driver found.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Inventory {
+    /// The driver's version as NVML gives it, e.g. `580.95.05`.
+    pub driver_version: String,
+    /// The newest CUDA version that the driver supports, e.g. `13.0`.
+    pub cuda_version: Option<String>,
+    /// The library file that was opened.
+    pub library: PathBuf,
+    /// The GPUs, ordered by NVML index.
+    pub gpus: Vec<Gpu>,
+    /// Control nodes that exist on this node, of `nvidiactl`, `nvidia-uvm`, `nvidia-uvm-tools` and
+    /// `nvidia-modeset`, in that order.
+    pub control_nodes: Vec<DeviceNode>,
+    /// What could not be read, so that nothing is missing without a reason.
+    pub problems: Vec<Problem>,
+}
+
+/// One GPU, in MIG mode or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Gpu {
+    /// NVML index; not stable over reboots (nvml.h, `nvmlDeviceGetHandleByIndex_v2`).
+    pub index: u32,
+    /// `GPU-…`
+    pub uuid: String,
+    /// Product name, e.g. `NVIDIA H100 80GB HBM3`.
+    pub name: String,
+    /// PCI address as sysfs spells it, e.g. `0000:18:00.0`.
+    pub pci_bus_id: String,
+    /// The number in `/dev/nvidiaN`; not the index.
+    pub minor: u32,
+    /// NUMA node, or `None` where sysfs says -1 or nothing.
+    pub numa_node: Option<u32>,
+    /// Total memory in MiB, where the driver tells it.
+    pub memory_mib: Option<u64>,
+    /// How many memory slices the GPU has in MIG mode, where known: the width of its drawing.
+    pub memory_slices: Option<u32>,
+    /// `None` where the GPU has no MIG.
+    pub mig_mode: Option<MigMode>,
+    /// `/dev/nvidiaN`.
+    pub node: DeviceNode,
+    /// Its MIG devices, ordered by GPU instance, then compute instance.
+    pub mig_devices: Vec<MigDevice>,
+    /// GPU instances that have no compute instance: half-made, so nothing can run on them yet.
+    pub empty_gpu_instances: Vec<u32>,
+    /// Why this GPU's devices cannot be used at the moment, e.g. `GPU is lost`.
+    pub problem: Option<String>,
+}
+
+impl Gpu {
+    /// Whether MIG is in force now. A pending mode change does not count before it is activated.
+    pub fn mig_enabled(&self) -> bool {
+        self.mig_mode.is_some_and(|mode| mode.current)
+    }
+}
+
+/// MIG mode: what is in force and what will be after the next reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MigMode {
+    /// In force now.
+    pub current: bool,
+    /// In force after the next GPU reset or reboot.
+    pub pending: bool,
+}
+
+/// One MIG device: a compute instance in a GPU instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MigDevice {
+    /// The `3` of `0:3`. Indices can have holes and move when instances come and go.
+    pub index: u32,
+    /// `MIG-…`; may come back for another device after a repartition.
+    pub uuid: String,
+    /// GPU instance ID.
+    pub gpu_instance: u32,
+    /// Compute instance ID within the GPU instance.
+    pub compute_instance: u32,
+    /// E.g. `2g.20gb`, as the driver spells it.
+    pub profile: Profile,
+    /// The GPU instance profile's ID on this GPU model, where the driver tells it.
+    pub profile_id: Option<u32>,
+    /// Where the GPU instance lies; `None` where the driver does not let us ask.
+    pub placement: Option<Placement>,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Multiprocessors.
+    pub sm_count: u32,
+    /// The GPU instance's capability node, and whether it exists.
+    pub gpu_instance_node: Option<DeviceNode>,
+    /// The compute instance's capability node, and whether it exists.
+    pub compute_instance_node: Option<DeviceNode>,
+    /// The capability file below the proc root that stands and falls with this device,
+    /// `…/capabilities/gpu0/mig/gi7/ci0/access`. `None` where it was not there when the device was found.
+    pub access_file: Option<PathBuf>,
+    /// Why this device cannot be used at the moment.
+    pub problem: Option<String>,
+}
+
+impl MigDevice {
+    /// Whether `other` is this very device. The UUID alone does not tell: the driver derives it from the
+    /// parent and the instance IDs, so a repartition can bring it back with another profile. What one side
+    /// does not know (no permission to ask) does not count against it. The index is no part of it, since
+    /// it moves when a neighbour goes.
+    pub fn is_same(&self, other: &Self) -> bool {
+        fn agree<T: PartialEq>(a: Option<T>, b: Option<T>) -> bool {
+            a.is_none() || b.is_none() || a == b
+        }
+        let path = |node: &Option<DeviceNode>| node.as_ref().map(|node| node.path.clone());
+        self.uuid == other.uuid
+            && self.gpu_instance == other.gpu_instance
+            && self.compute_instance == other.compute_instance
+            && self.profile == other.profile
+            && self.memory_mib == other.memory_mib
+            && agree(self.profile_id, other.profile_id)
+            && agree(self.placement, other.placement)
+            && agree(path(&self.gpu_instance_node), path(&other.gpu_instance_node))
+            && agree(path(&self.compute_instance_node), path(&other.compute_instance_node))
+    }
+}
+
+/// The memory slices that a GPU instance holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Placement {
+    /// First memory slice.
+    pub start: u32,
+    /// Number of memory slices.
+    pub size: u32,
+}
+
+impl fmt::Display for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{{{}}}:{}", self.start, self.size)
+    }
+}
+
+/// A device node as a container sees it, e.g. `/dev/nvidia-caps/nvidia-cap66`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct DeviceNode {
+    /// Absolute, without any root in front.
+    pub path: PathBuf,
+    /// Whether it was there, below the plugin's dev root.
+    pub exists: bool,
+}
+
+/// Something that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// NVML index of the GPU.
+    pub gpu: u32,
+    /// Index of the MIG device within it; `None` where the whole GPU is meant.
+    pub mig_device: Option<u32>,
+    /// What failed, with NVML's words.
+    pub reason: String,
+    /// Whether the thing is left out of the inventory for it. Otherwise only a detail is missing.
+    pub left_out: bool,
+}
+
+impl Problem {
+    /// `GPU 0` or `MIG device 0:3`.
+    pub fn subject(&self) -> String {
+        match self.mig_device {
+            None => format!("GPU {}", self.gpu),
+            Some(mig) => format!("MIG device {}:{mig}", self.gpu),
+        }
+    }
+}
+
+impl Inventory {
+    /// Keeps what `previous` knew of GPUs and MIG devices that cannot be read this time, marked with the
+    /// reason: a device that does not answer is sick, not gone.
+    #[must_use]
+    pub fn with_unreadable_from(mut self, previous: &Self) -> Self {
+        let left_out: Vec<Problem> = self.problems.iter().filter(|p| p.left_out).cloned().collect();
+        for problem in left_out {
+            let Some(old) = previous.gpus.iter().find(|gpu| gpu.index == problem.gpu) else { continue };
+            let current = self.gpus.iter_mut().find(|gpu| gpu.uuid == old.uuid);
+            match (problem.mig_device, current) {
+                (None, None) => {
+                    let mut gpu = old.clone();
+                    gpu.problem = Some(problem.reason);
+                    self.gpus.push(gpu);
+                }
+                (Some(index), Some(gpu)) => {
+                    let Some(device) = old.mig_devices.iter().find(|device| device.index == index) else {
+                        continue;
+                    };
+                    if gpu.mig_devices.iter().all(|other| other.uuid != device.uuid) {
+                        let mut device = device.clone();
+                        device.problem = Some(problem.reason);
+                        gpu.mig_devices.push(device);
+                        gpu.mig_devices.sort_by_key(|device| (device.gpu_instance, device.compute_instance));
+                    }
+                }
+                (None, Some(_)) | (Some(_), None) => {}
+            }
+        }
+        self.gpus.sort_by_key(|gpu| gpu.index);
+        self
+    }
+}
+
+/// The path of `node` below `root`: what the plugin itself can look at, or what the host calls it.
+pub fn below(root: &Path, node: &Path) -> PathBuf {
+    root.join(node.strip_prefix("/").unwrap_or(node))
+}
