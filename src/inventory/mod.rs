@@ -118,19 +118,21 @@ impl MigDevice {
     /// does not know (no permission to ask) does not count against it. The index is no part of it, since
     /// it moves when a neighbour goes.
     pub fn is_same(&self, other: &Self) -> bool {
-        fn agree<T: PartialEq>(a: Option<T>, b: Option<T>) -> bool {
+        fn agree<T: PartialEq>(a: Option<&T>, b: Option<&T>) -> bool {
             a.is_none() || b.is_none() || a == b
         }
-        let path = |node: &Option<DeviceNode>| node.as_ref().map(|node| node.path.clone());
+        fn path(node: Option<&DeviceNode>) -> Option<&PathBuf> {
+            node.map(|node| &node.path)
+        }
         self.uuid == other.uuid
             && self.gpu_instance == other.gpu_instance
             && self.compute_instance == other.compute_instance
             && self.profile == other.profile
             && self.memory_mib == other.memory_mib
-            && agree(self.profile_id, other.profile_id)
-            && agree(self.placement, other.placement)
-            && agree(path(&self.gpu_instance_node), path(&other.gpu_instance_node))
-            && agree(path(&self.compute_instance_node), path(&other.compute_instance_node))
+            && agree(self.profile_id.as_ref(), other.profile_id.as_ref())
+            && agree(self.placement.as_ref(), other.placement.as_ref())
+            && agree(path(self.gpu_instance_node.as_ref()), path(other.gpu_instance_node.as_ref()))
+            && agree(path(self.compute_instance_node.as_ref()), path(other.compute_instance_node.as_ref()))
     }
 }
 

@@ -15,7 +15,9 @@ pub struct Profile(String);
 
 /// The text cannot be a profile's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no MIG profile name: lower-case letters, digits and '.', '+', '-' are allowed, e.g. 1g.10gb")]
+#[error(
+    "{0:?} is no MIG profile name: lower-case letters, digits and '.', '+', '-' are allowed, e.g. 1g.10gb"
+)]
 pub struct InvalidProfile(String);
 
 impl Profile {
@@ -26,6 +28,13 @@ impl Profile {
         let compute =
             if compute_slices == gpu_slices { String::new() } else { format!("{compute_slices}c.") };
         Self(format!("{compute}{gpu_slices}g.{memory_gb}gb{attribute}"))
+    }
+
+    /// A name for a profile that has none and of which only sizes are known, e.g. `id91.20sm.12032mib`. It
+    /// is unlike any that the driver gives, so such devices do not pass for others.
+    pub fn unnamed(profile_id: Option<u32>, sm_count: u32, memory_mib: u64) -> Self {
+        let id = profile_id.map(|id| format!("id{id}.")).unwrap_or_default();
+        Self(format!("{id}{sm_count}sm.{memory_mib}mib"))
     }
 
     /// The name.
@@ -118,6 +127,15 @@ mod tests {
         assert_eq!(parts("1g.24gb+me.all"), (Some(1), Some(1), Some(24)));
         assert_eq!(parts("2g.48gb-me"), (Some(2), Some(2), Some(48)));
         assert_eq!(parts("half.a.gpu"), (None, None, None));
+    }
+
+    #[test]
+    fn a_made_up_name_is_a_valid_one_without_parts() {
+        for (id, name) in [(Some(91), "id91.20sm.12032mib"), (None, "20sm.12032mib")] {
+            let profile = Profile::unnamed(id, 20, 12032);
+            assert_eq!(name.parse(), Ok(profile.clone()));
+            assert_eq!(profile.gpu_slices(), None);
+        }
     }
 
     #[test]
