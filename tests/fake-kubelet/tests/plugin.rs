@@ -1,6 +1,7 @@
 //! The smallest device plugin that can misbehave.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use fake_kubelet::api::registration_client::RegistrationClient;
 use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Endpoint, Server};
@@ -41,6 +43,8 @@ pub(crate) struct TestPlugin {
 struct State {
     list: watch::Sender<Vec<api::Device>>,
     streams: Mutex<CancellationToken>,
+    /// Open connections from kubelets.
+    connections: AtomicUsize,
     options: api::DevicePluginOptions,
     /// What `GetPreferredAllocation` answers.
     preferred: Mutex<Result<Vec<String>, Status>>,
@@ -67,6 +71,7 @@ impl TestPlugin {
         let state = Arc::new(State {
             list: watch::Sender::new(devices.iter().map(|text| device(text)).collect()),
             streams: Mutex::default(),
+            connections: AtomicUsize::new(0),
             options,
             preferred: Mutex::new(Ok(Vec::new())),
             asked: Mutex::default(),
@@ -75,9 +80,22 @@ impl TestPlugin {
         });
         let serving = CancellationToken::new();
         let listener = UnixListener::bind(folder.join(name)).unwrap();
+        let counted = Arc::clone(&state);
+        let connections = UnixListenerStream::new(listener).map(move |accepted| {
+            let (inner, outer) = tokio::io::duplex(1 << 16);
+            let counted = Arc::clone(&counted);
+            counted.connections.fetch_add(1, Ordering::SeqCst);
+            let (mut accepted, mut outer) = (accepted?, outer);
+            tokio::spawn(async move {
+                // Ends when the kubelet has closed its end.
+                tokio::io::copy_bidirectional(&mut accepted, &mut outer).await.ok();
+                counted.connections.fetch_sub(1, Ordering::SeqCst);
+            });
+            Ok::<_, std::io::Error>(inner)
+        });
         let server = Server::builder()
             .add_service(DevicePluginServer::new(Service(Arc::clone(&state))))
-            .serve_with_incoming(UnixListenerStream::new(listener));
+            .serve_with_incoming(connections);
         tokio::spawn(serving.clone().run_until_cancelled_owned(server));
         Self {
             resource: resource.to_owned(),
@@ -103,6 +121,10 @@ impl TestPlugin {
 
     pub(crate) fn open_streams(&self) -> usize {
         self.state.list.receiver_count()
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.state.connections.load(Ordering::SeqCst)
     }
 
     pub(crate) fn send_during_allocate(&self, devices: &[&str]) {

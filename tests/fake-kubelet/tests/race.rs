@@ -1,11 +1,11 @@
 //! The old stream's end, and whom it disconnects.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fake_kubelet::{Capacity, FakeKubelet};
 
 use crate::plugin::TestPlugin;
-use crate::{RESOURCE, folder};
+use crate::{RESOURCE, folder, until};
 
 #[tokio::test]
 async fn registering_before_the_old_stream_has_ended_loses_the_resource() {
@@ -23,6 +23,9 @@ async fn registering_before_the_old_stream_has_ended_loses_the_resource() {
     assert!(!kubelet.view().serves(RESOURCE));
     let error = kubelet.allocate_ids(RESOURCE, &["a"]).await.unwrap_err();
     assert!(error.message().contains("has been stopped"), "{error}");
+    // The wrong connection was closed.
+    until(|| new.connections() == 0).await;
+    assert_eq!(old.connections(), 1);
 
     // Only a third registration brings it back: nothing is left to race with.
     let third = TestPlugin::serve(folder.path(), "third.sock", RESOURCE, &["a", "b"]);
@@ -77,6 +80,9 @@ async fn a_stream_that_ended_first_can_be_replaced() {
     old.register().await.unwrap();
     kubelet.wait_for_resource(RESOURCE).await.unwrap();
     old.end_streams();
+    let ended = Instant::now();
+    until(|| old.connections() == 0).await;
+    assert!(ended.elapsed() < Duration::from_secs(1), "the kubelet closes the connection at once");
     kubelet.wait_for_capacity(RESOURCE, 1, 0).await.unwrap();
     let new = TestPlugin::serve(folder.path(), "new.sock", RESOURCE, &["a"]);
     new.register().await.unwrap();

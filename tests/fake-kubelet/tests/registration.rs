@@ -114,3 +114,17 @@ async fn what_was_waited_for_is_in_the_error() {
     assert!(error.contains("the resource nvidia.com/mig-2g.20gb"), "{error}");
     assert!(error.contains("no resources"), "{error}");
 }
+
+#[tokio::test]
+async fn a_slow_reader_takes_its_time_over_every_list() {
+    let folder = folder();
+    let pause = Duration::from_millis(150);
+    let kubelet = FakeKubelet::builder(folder.path()).slow_reader(pause).start().await.unwrap();
+    let plugin = TestPlugin::serve(folder.path(), "p.sock", RESOURCE, &["a"]);
+    let start = Instant::now();
+    plugin.register().await.unwrap();
+    kubelet.wait_for_resource(RESOURCE).await.unwrap();
+    plugin.send(&["a", "b"]);
+    kubelet.wait_for_capacity(RESOURCE, 2, 2).await.unwrap();
+    assert!(start.elapsed() >= pause * 2);
+}
