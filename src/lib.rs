@@ -1,3 +1,57 @@
 //! Kubernetes device plugin for NVIDIA MIG.
+//!
+//! One daemon per GPU node: it finds the MIG devices through NVML, advertises them to the kubelet by UUID, and
+//! answers `Allocate` with a slice's device nodes and environment.
+//!
+//! # The flow: one way, no cycles
+//!
+//! ```text
+//!  flags, environment ──► config ──────────────┐
+//!                                              ▼
+//!  NVML ──► nvml ──► Inventory ──► resource::resolve ──► ResourceSet ──► supervisor ──► kubelet::Endpoint
+//!  /proc caps ──┘                      (pure)               (Ledger, diff)    ▲          (one per resource)
+//!                                                                             │                │ ▲
+//!  SIGHUP, rescan interval, stale Allocate ──► nvml::Session::rescan          │                ▼ │
+//!                                                                             │   Register, ListAndWatch, Allocate
+//!  inotify on the plugin folder ──► kubelet::FolderState ─────────────────────┼──► Endpoint
+//!  podresources ──► which devices pods hold ──────────────────────────────────┘
+//! ```
+//!
+//! # Rooms
+//!
+//! | module | what it is | what it never does |
+//! |---|---|---|
+//! | [`cli`], [`config`] | flags and variables to one checked `Config`, all mistakes at once | bind, open, start |
+//! | [`nvml`] | the driver: one thread that asks; the only `unsafe` (`nvml/raw.rs`) | policy |
+//! | [`inventory`] | the domain's nouns, as plain data | call the driver, read a file, know the time |
+//! | [`resource`] | policy: strategies, names, what an `Allocate` answers, how a list changes | the same |
+//! | [`supervisor`] | the only task that changes what is served | call the driver |
+//! | [`kubelet`] | gRPC: a server and a registration per resource, kept alive | call the driver |
+//! | [`devices`] | the inventory as a table, a drawing, JSON or YAML | look anything up |
+//! | [`app`] | composition | anything else |
+//!
+//! # Invariants
+//!
+//! 1. Only [`nvml`] names `nvml_wrapper`; only [`kubelet`] names `tonic` and the generated types.
+//! 2. Only the supervisor starts, changes and stops endpoints. An endpoint never calls NVML.
+//! 3. `Allocate` answers from the list that was last published, after a look at the slice's capability file.
+//! 4. A socket is bound before it is registered; an old stream is closed before a new registration.
+//! 5. A device leaves in two steps: first `Unhealthy`, then out of the list, when no recent `Allocate` named it
+//!    and no pod holds it.
+//! 6. No state of the node is fatal, but NVML that cannot be used at start with `--fail-on-init-error=true`.
+//! 7. What identifies a slice is the whole tuple: UUID, parent, instance IDs, profile, placement, device nodes.
+//! 8. Every wait has a bound, every retry a back-off, every task an end.
+//! 9. A list is sent when something changed, and a burst of changes as its first and its last.
 
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod devices;
+#[cfg(test)]
+mod fixtures;
 pub mod inventory;
+pub mod kubelet;
+pub mod nvml;
+pub mod resource;
+pub mod supervisor;
+pub mod telemetry;

@@ -1,0 +1,147 @@
+//! Composition: makes the channels, starts the parts, and ends them on a signal.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::cli::{self, Command};
+use crate::config::{self, Config, ConfigError, Values};
+use crate::devices::{self, Format};
+use crate::kubelet::{self, Context};
+use crate::nvml::{self, DriverError, Session};
+use crate::supervisor::{self, Inputs, SupervisorError};
+use crate::telemetry;
+
+/// Why the program ends with an error.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The command line cannot be read, or asks for help.
+    #[error(transparent)]
+    CommandLine(#[from] clap::Error),
+    /// A value cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// There is no driver to ask.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+    /// Serving ended with an error.
+    #[error(transparent)]
+    Serve(#[from] SupervisorError),
+    /// The list of devices cannot be printed.
+    #[error("cannot print the devices: {0}")]
+    Render(#[from] devices::RenderError),
+    /// The operating system refused something that every process needs.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+/// Does what the command line says.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Result<(), AppError> {
+    let (command, mut values) = cli::parse(arguments)?;
+    let log = config::log(&mut values);
+    if telemetry::init(log).is_err() {
+        // Somebody logs in this process already, as in a test: then that is where our lines go too.
+    }
+    match command {
+        Some(Command::Devices { output }) => print_devices(values, output),
+        None => serve(Config::new(values, rustix::process::geteuid().as_raw())?),
+    }
+}
+
+/// Says what went wrong: as a log line once logging has begun, so that machines find it where they look.
+pub fn complain(error: &AppError) {
+    for line in error.to_string().lines() {
+        error!("{line}");
+    }
+}
+
+fn print_devices(mut values: Values, format: Format) -> Result<(), AppError> {
+    let paths = config::paths(&mut values);
+    values.finish()?;
+    let text = devices::render(&nvml::discover(&paths)?, format)?;
+    match io::stdout().write_all(text.as_bytes()) {
+        // `devices | head` is no failure.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(|source| AppError::System { what: "write to standard output", source }),
+    }
+}
+
+fn serve(config: Config) -> Result<(), AppError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|source| AppError::System { what: "start the runtime", source })?;
+    let result = runtime.block_on(run(config));
+    // Not waited for: a name look-up or the driver may hang.
+    runtime.shutdown_timeout(Duration::from_millis(50));
+    result
+}
+
+async fn run(config: Config) -> Result<(), AppError> {
+    let stopping = CancellationToken::new();
+    let signals = Signals::new().map_err(|source| AppError::System { what: "listen for signals", source })?;
+    let (report_sender, reports) = mpsc::channel(1);
+    let (endpoint_sender, endpoints) = mpsc::channel(64);
+    info!(version = env!("CARGO_PKG_VERSION"), kubelet_socket = %config.kubelet_socket.display(), "starting");
+    let session = Session::spawn(config.paths.clone(), config.rescan_interval, report_sender)
+        .map_err(|source| AppError::System { what: "start the driver's thread", source })?;
+    let folder = kubelet::watch_folder(config.kubelet_socket.clone());
+    let context = Context {
+        kubelet_socket: config.kubelet_socket,
+        folder,
+        socket_names: config.socket_names,
+        allowed_uids: config.allowed_uids,
+        rules: config.rules,
+        paths: config.paths,
+        events: endpoint_sender,
+    };
+    kubelet::sweep(context.plugin_folder()).await;
+    let inputs = Inputs { reports, endpoints };
+    let served = supervisor::run(config.policy, context, inputs, || session.rescan(), stopping.clone());
+    tokio::pin!(served);
+    let result = tokio::select! {
+        result = &mut served => result,
+        () = signals.handle(|| session.rescan()) => {
+            stopping.cancel();
+            served.await
+        }
+    };
+    info!("stopped");
+    Ok(result?)
+}
+
+/// The signals that mean something to us.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Returns when the program is to stop; calls `rescan` on each SIGHUP.
+    async fn handle(mut self, rescan: impl Fn()) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => { info!("SIGTERM: stopping"); return }
+                _ = self.interrupt.recv() => { info!("SIGINT: stopping"); return }
+                _ = self.hang_up.recv() => { info!("SIGHUP: looking at the driver again"); rescan() }
+            }
+        }
+    }
+}

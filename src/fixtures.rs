@@ -1,0 +1,63 @@
+//! Inventories as literals that read as sentences, for tests.
+
+use std::path::PathBuf;
+
+use crate::inventory::{DeviceNode, Gpu, Inventory, MigDevice, MigMode, Placement};
+
+/// A node with these GPUs.
+pub(crate) fn node(gpus: impl IntoIterator<Item = Gpu>) -> Inventory {
+    Inventory { gpus: gpus.into_iter().collect(), ..Inventory::default() }
+}
+
+/// An H100 that is not in MIG mode. Its NUMA node is 0 for the first four indices, else 1.
+pub(crate) fn gpu(index: u32) -> Gpu {
+    Gpu {
+        index,
+        uuid: format!("GPU-{index}"),
+        name: "NVIDIA H100 80GB HBM3".to_owned(),
+        pci_bus_id: format!("0000:{:02x}:00.0", 0x18 + 8 * index),
+        minor: index,
+        numa_node: Some(index / 4),
+        memory_mib: Some(81_559),
+        memory_slices: Some(8),
+        mig_mode: Some(MigMode { current: false, pending: false }),
+        node: present(format!("/dev/nvidia{index}")),
+        mig_devices: Vec::new(),
+        empty_gpu_instances: Vec::new(),
+        problem: None,
+    }
+}
+
+/// An H100 in MIG mode with a slice for each of `profiles`, one after the other.
+pub(crate) fn mig_gpu(index: u32, profiles: &[&str]) -> Gpu {
+    let mode = MigMode { current: true, pending: true };
+    let devices = profiles.iter().zip(0..).map(|(profile, n)| mig_device(index, n, profile));
+    Gpu { mig_mode: Some(mode), mig_devices: devices.collect(), ..gpu(index) }
+}
+
+/// The `n`th slice of a GPU. GPU instance IDs begin at 7, so that nobody takes them for indices.
+pub(crate) fn mig_device(gpu: u32, n: u32, profile: &str) -> MigDevice {
+    let profile: crate::inventory::Profile = profile.parse().unwrap();
+    let gpu_instance = n + 7;
+    let cap = 3 + 135 * gpu + 9 * gpu_instance;
+    MigDevice {
+        index: n,
+        uuid: format!("MIG-{gpu}-{gpu_instance}-0"),
+        gpu_instance,
+        compute_instance: 0,
+        memory_mib: profile.memory_gb().unwrap_or(1) * 1000,
+        sm_count: profile.compute_slices().unwrap_or(1) * 16,
+        profile,
+        profile_id: None,
+        placement: Some(Placement { start: n, size: 1 }),
+        gpu_instance_node: Some(present(format!("/dev/nvidia-caps/nvidia-cap{cap}"))),
+        compute_instance_node: Some(present(format!("/dev/nvidia-caps/nvidia-cap{}", cap + 1))),
+        access_file: Some(format!("/proc/gpu{gpu}/gi{gpu_instance}/ci0/access").into()),
+        problem: None,
+    }
+}
+
+/// A device node that is there.
+pub(crate) fn present(path: impl Into<PathBuf>) -> DeviceNode {
+    DeviceNode { path: path.into(), exists: true }
+}

@@ -1,0 +1,299 @@
+//! One resource, kept served and registered.
+//!
+//! ```text
+//!            ┌──────────────────────────── wait for kubelet.sock ◄───────────────────────────┐
+//!            ▼                                                                               │
+//!   bind a new socket ─► serve ─► Register ──ok──► a stream within 5 s? ──yes──► registered  │
+//!                                    │                    │ no                       │      │
+//!                              error │ back-off           ▼                          ▼      │
+//!                                    └──────────────────► close ◄── why it ended (Ended) ────┘
+//! ```
+//!
+//! The registration ends when the kubelet made a new socket (it restarted), our socket's file is gone, no stream
+//! is left, or another instance of this program left the node (the kubelet then stops whichever endpoint
+//! is current). Closing waits until the kubelet has dropped its connection: registering before that lets the end of
+//! the old stream take the new one down (reference: kubernetes PR 135437).
+
+use std::collections::BTreeSet;
+use std::collections::hash_map::RandomState;
+use std::fmt;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::folder::FolderState;
+use super::offer::Offer;
+use super::registration::register;
+use super::server::Server;
+use super::Context;
+use crate::resource::{Device, DeviceId, ResourceName};
+
+/// The first and the longest wait between two attempts.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// The kubelet opens its stream right after a registration.
+const STREAM_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long the kubelet has to drop the connection of an old registration, and what its own clean-up takes
+/// after that.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+const CLEAN_UP: Duration = Duration::from_millis(100);
+
+/// A registration that lasted this long was a good one: the next attempt need not wait.
+const STABLE: Duration = Duration::from_secs(10);
+
+/// When we end for good, nobody waits for the kubelet to close its side.
+const AT_EXIT: Duration = Duration::from_millis(100);
+
+/// What it means when somebody connects and does not make a call.
+const OLD_KUBELET: &str = "; it connected to us without making a call, as kubelets before Kubernetes 1.26 do, whose \
+    authority no HTTP/2 server but Go's accepts: 1.26 is the oldest version that works";
+
+/// A resource that is being served. Its task ends with [`Endpoint::stop`].
+#[derive(Debug)]
+pub struct Endpoint {
+    offer: Arc<Offer>,
+    stopping: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Endpoint {
+    /// Serves `devices` as `resource`, and registers with the kubelet whenever there is one.
+    pub fn start(context: Context, resource: ResourceName, devices: Vec<Device>) -> Self {
+        let offer = Arc::new(Offer::new(resource, context.rules.clone(), context.paths.clone(), devices));
+        let stopping = CancellationToken::new();
+        let keeper = Keeper { folder: context.folder.clone(), context, offer: Arc::clone(&offer) };
+        let task = tokio::spawn(keeper.run(stopping.clone()));
+        Self { offer, stopping, task }
+    }
+
+    /// Replaces the list; streams send it if it differs.
+    pub fn update(&self, devices: Vec<Device>) {
+        self.offer.publish(devices);
+    }
+
+    /// Time since a device of this resource was last handed out; `None` if it never was.
+    pub fn since_allocated(&self, id: &DeviceId) -> Option<Duration> {
+        self.offer.since_allocated(id)
+    }
+
+    /// Ends the stream and the server, and removes the socket.
+    pub async fn stop(self) {
+        self.stopping.cancel();
+        if let Err(error) = self.task.await {
+            warn!(resource = %self.offer.resource(), %error, "the endpoint's task failed");
+        }
+    }
+}
+
+/// Why a registration is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Stopping,
+    KubeletRestarted,
+    KubeletGone,
+    SocketGone,
+    NoStream,
+    OtherInstanceLeft,
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stopping => "stopping",
+            Self::KubeletRestarted => "the kubelet restarted",
+            Self::KubeletGone => "the kubelet's socket has gone",
+            Self::SocketGone => "our socket was removed",
+            Self::NoStream => "the kubelet has no stream open",
+            Self::OtherInstanceLeft => "another instance of this plugin left the node",
+        })
+    }
+}
+
+struct Keeper {
+    context: Context,
+    folder: watch::Receiver<FolderState>,
+    offer: Arc<Offer>,
+}
+
+impl Keeper {
+    async fn run(mut self, stopping: CancellationToken) {
+        let mut backoff = Backoff::new();
+        let mut last_error = String::new();
+        loop {
+            let ready = self.folder.wait_for(|state| state.kubelet.is_some());
+            let ready = tokio::select! {
+                () = stopping.cancelled() => return,
+                ready = ready => ready.is_ok(),
+            };
+            if !ready {
+                return;
+            }
+            let before = self.folder.borrow_and_update().clone();
+            let name = self.context.socket_names.next(self.offer.resource());
+            let registered = tokio::select! {
+                () = stopping.cancelled() => return,
+                registered = self.serve_and_register(&name) => registered,
+            };
+            match registered {
+                Ok(server) => {
+                    last_error.clear();
+                    let since = Instant::now();
+                    let ended = self.wait(&server, &before, &name, &stopping).await;
+                    if ended == Ended::Stopping {
+                        server.close(AT_EXIT).await;
+                        return;
+                    }
+                    let hint = if server.refused_a_client() { OLD_KUBELET } else { "" };
+                    info!(resource = %self.offer.resource(), "registering again: {ended}{hint}");
+                    tokio::select! {
+                        () = stopping.cancelled() => return,
+                        () = async { server.close(CLOSE_LIMIT).await; sleep(CLEAN_UP).await } => {}
+                    }
+                    if since.elapsed() >= STABLE || ended != Ended::NoStream {
+                        backoff = Backoff::new();
+                        continue;
+                    }
+                }
+                Err(error) => {
+                    // The same words again and again help nobody.
+                    if error != last_error {
+                        warn!(resource = %self.offer.resource(), error, "not registered; trying on");
+                        last_error = error;
+                    }
+                }
+            }
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = sleep(backoff.next()) => {}
+                // At once when the kubelet comes back.
+                () = new_kubelet(&mut self.folder, &before) => backoff = Backoff::new(),
+            }
+        }
+    }
+
+    async fn serve_and_register(&self, name: &str) -> Result<Server, String> {
+        let path = self.context.plugin_folder().join(name);
+        let events = self.context.events.clone();
+        let server = Server::start(path, Arc::clone(&self.offer), &self.context.allowed_uids, events)
+            .map_err(|error| with_sources(&error))?;
+        let resource = self.offer.resource();
+        match register(&self.context.kubelet_socket, resource, name).await {
+            Ok(()) => {
+                info!(%resource, socket = name, "registered with the kubelet");
+                Ok(server)
+            }
+            Err(error) => {
+                let hint = if server.refused_a_client() { OLD_KUBELET } else { "" };
+                server.close(CLOSE_LIMIT).await;
+                Err(format!("{error}{hint}"))
+            }
+        }
+    }
+
+    /// Waits until the registration on the socket `name` is over. `before` is what the folder held before it.
+    async fn wait(
+        &mut self,
+        server: &Server,
+        before: &FolderState,
+        name: &str,
+        stopping: &CancellationToken,
+    ) -> Ended {
+        let mut streams = server.streams();
+        let opened = timeout(STREAM_LIMIT, streams.wait_for(|open| *open > 0));
+        tokio::select! {
+            () = stopping.cancelled() => return Ended::Stopping,
+            opened = opened => if !matches!(opened, Ok(Ok(_))) { return Ended::NoStream },
+            // Looked at below.
+            _ = self.folder.wait_for(|state| state.kubelet != before.kubelet) => {}
+        }
+        let mut others = self.others();
+        loop {
+            let state = self.folder.borrow_and_update().clone();
+            match state.kubelet {
+                Some(kubelet) if Some(kubelet) != before.kubelet => return Ended::KubeletRestarted,
+                // A stopped kubelet keeps its socket's file or takes it along; the stream tells what counts.
+                None if *streams.borrow() == 0 => return Ended::KubeletGone,
+                _ => {}
+            }
+            if !state.sockets.contains(name) && !server.is_reachable() {
+                return Ended::SocketGone;
+            }
+            let others_now = self.others();
+            if !others.is_subset(&others_now) {
+                return Ended::OtherInstanceLeft;
+            }
+            others = others_now;
+            tokio::select! {
+                () = stopping.cancelled() => return Ended::Stopping,
+                changed = self.folder.changed() => if changed.is_err() { return Ended::Stopping },
+                _ = streams.wait_for(|open| *open == 0) => return Ended::NoStream,
+            }
+        }
+    }
+
+    fn others(&self) -> BTreeSet<String> {
+        let resource = self.offer.resource();
+        let names = &self.context.socket_names;
+        let state = self.folder.borrow();
+        state.sockets.iter().filter(|name| names.is_of_other_instance(name, resource)).cloned().collect()
+    }
+}
+
+async fn new_kubelet(folder: &mut watch::Receiver<FolderState>, before: &FolderState) {
+    let is_new = |state: &FolderState| state.kubelet.is_some() && state.kubelet != before.kubelet;
+    // Whoever watches the folder outlives us; if not, nothing will come.
+    if folder.wait_for(is_new).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+/// Doubles from the first wait to the longest, and adds up to a quarter at random, so that a node's resources
+/// do not all try in the same moment.
+#[derive(Debug)]
+struct Backoff {
+    next: Duration,
+}
+
+impl Backoff {
+    fn new() -> Self {
+        Self { next: BACKOFF.0 }
+    }
+
+    fn next(&mut self) -> Duration {
+        let wait = self.next;
+        self.next = (wait * 2).min(BACKOFF.1);
+        let random = RandomState::new().build_hasher().finish() % 256;
+        wait + wait / 1024 * u32::try_from(random).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_a_cap_and_stay_near_it() {
+        let mut backoff = Backoff::new();
+        let waits: Vec<_> = (0..12).map(|_| backoff.next()).collect();
+        assert!(waits[0] >= BACKOFF.0 && waits[0] <= BACKOFF.0 * 5 / 4);
+        assert!(waits.iter().all(|wait| *wait <= BACKOFF.1 * 5 / 4));
+        assert!(waits[11] >= BACKOFF.1);
+    }
+}

@@ -1,0 +1,78 @@
+//! What one resource offers at the moment, shared by its server's calls and its endpoint.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::nvml::Paths;
+use crate::resource::allocate::{AllocateError, Answer, Rules, allocate};
+use crate::resource::preferred::preferred;
+use crate::resource::{Device, DeviceId, ResourceName};
+
+/// The list that is being served, and when each of its devices was last handed out.
+#[derive(Debug)]
+pub(super) struct Offer {
+    resource: ResourceName,
+    rules: Rules,
+    paths: Paths,
+    list: watch::Sender<Vec<Device>>,
+    allocated: Mutex<HashMap<DeviceId, Instant>>,
+}
+
+impl Offer {
+    pub(super) fn new(resource: ResourceName, rules: Rules, paths: Paths, devices: Vec<Device>) -> Self {
+        Self {
+            resource,
+            rules,
+            paths,
+            list: watch::Sender::new(devices),
+            allocated: Mutex::default(),
+        }
+    }
+
+    pub(super) fn resource(&self) -> &ResourceName {
+        &self.resource
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<Vec<Device>> {
+        self.list.subscribe()
+    }
+
+    pub(super) fn publish(&self, devices: Vec<Device>) {
+        let mut allocated = self.lock();
+        let ids: HashSet<_> = devices.iter().map(|device| &device.id).collect();
+        allocated.retain(|id, _| ids.contains(id));
+        self.list.send_replace(devices);
+    }
+
+    /// Time since an `Allocate` last gave this device away; `None` if none did.
+    pub(super) fn since_allocated(&self, id: &DeviceId) -> Option<Duration> {
+        self.lock().get(id).map(Instant::elapsed)
+    }
+
+    /// Answers each container's request, or none: the kubelet would take half an answer for a whole one.
+    pub(super) fn allocate(&self, containers: &[Vec<String>]) -> Result<Vec<Answer>, AllocateError> {
+        // Held to the end, so that no list can be published between looking at one and noting the allocation.
+        let mut allocated = self.lock();
+        let devices = self.list.borrow();
+        let dev_root = self.paths.dev_root();
+        let answers = containers
+            .iter()
+            .map(|ids| allocate(self.resource.as_str(), &devices, ids, &self.rules, &dev_root, Path::exists))
+            .collect::<Result<_, _>>()?;
+        let now = Instant::now();
+        allocated.extend(containers.iter().flatten().map(|id| (DeviceId(id.clone()), now)));
+        Ok(answers)
+    }
+
+    pub(super) fn preferred(&self, available: &[String], must_include: &[String], size: usize) -> Vec<String> {
+        preferred(&self.list.borrow(), available, must_include, size)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<DeviceId, Instant>> {
+        self.allocated.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,185 @@
+//! What is advertised: from an [`Inventory`](crate::inventory::Inventory) to named resources and their
+//! devices, and from a request to an answer. All of it is pure: values in, values out.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::inventory::{DeviceNode, Gpu, MigDevice};
+
+pub mod allocate;
+pub mod ledger;
+mod name;
+pub mod preferred;
+mod strategy;
+
+pub use name::{InvalidResourceName, ResourceName};
+pub use strategy::{MigStrategy, resolve};
+
+/// One thing that a container can be given: a MIG device, or a GPU as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// What the kubelet calls it: the UUID.
+    pub id: DeviceId,
+    /// The NVML index of its GPU.
+    pub gpu_index: u32,
+    /// The UUID of its GPU.
+    pub gpu_uuid: String,
+    /// What the driver said about the slice; `None` for a whole GPU.
+    pub mig: Option<MigDevice>,
+    /// NUMA node of its GPU.
+    pub numa_node: Option<u32>,
+    /// The nodes that are this device's own: the GPU's, and for a slice its two capabilities'.
+    pub nodes: Vec<DeviceNode>,
+    /// The capability file that vanishes with the slice.
+    pub access_file: Option<PathBuf>,
+    /// Why it is unhealthy; a device is healthy when there is no reason.
+    pub reasons: Vec<Reason>,
+}
+
+impl Device {
+    /// Whether it may be handed out.
+    pub fn is_healthy(&self) -> bool {
+        self.reasons.is_empty()
+    }
+
+    /// Whether `other` is this very device, rather than another one that came back under its UUID.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.id == other.id
+            && self.gpu_uuid == other.gpu_uuid
+            && match (&self.mig, &other.mig) {
+                (None, None) => self.nodes.first().map(|node| &node.path) == other.nodes.first().map(|n| &n.path),
+                (Some(a), Some(b)) => a.is_same(b),
+                _ => false,
+            }
+    }
+
+    /// `0` for a GPU, `0:3` for a MIG device: how people and logs name it besides the UUID.
+    pub fn index(&self) -> String {
+        match &self.mig {
+            None => self.gpu_index.to_string(),
+            Some(mig) => format!("{}:{}", self.gpu_index, mig.index),
+        }
+    }
+
+    /// The reasons in one line.
+    pub fn reasons_text(&self) -> String {
+        self.reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    }
+
+    fn of_gpu(gpu: &Gpu) -> Self {
+        Self {
+            id: DeviceId(gpu.uuid.clone()),
+            gpu_index: gpu.index,
+            gpu_uuid: gpu.uuid.clone(),
+            mig: None,
+            numa_node: gpu.numa_node,
+            nodes: vec![gpu.node.clone()],
+            access_file: None,
+            reasons: gpu.problem.clone().map(Reason::Unreadable).into_iter().collect(),
+        }
+    }
+
+    fn of_mig(gpu: &Gpu, mig: &MigDevice) -> Self {
+        let caps = [&mig.gpu_instance_node, &mig.compute_instance_node];
+        let problems = [&gpu.problem, &mig.problem];
+        Self {
+            id: DeviceId(mig.uuid.clone()),
+            gpu_index: gpu.index,
+            gpu_uuid: gpu.uuid.clone(),
+            mig: Some(mig.clone()),
+            numa_node: gpu.numa_node,
+            nodes: std::iter::once(gpu.node.clone()).chain(caps.into_iter().flatten().cloned()).collect(),
+            access_file: mig.access_file.clone(),
+            reasons: problems.into_iter().flatten().cloned().map(Reason::Unreadable).collect(),
+        }
+    }
+}
+
+/// What the kubelet calls a device: its UUID, `GPU-…` or `MIG-…`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeviceId(pub String);
+
+impl DeviceId {
+    /// The ID as it goes over the wire.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// Why a device is unhealthy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// The driver no longer has it; it stays listed until nobody can be using the entry.
+    Gone,
+    /// The driver could not be asked about it; the text has NVML's words.
+    Unreadable(String),
+    /// There is no driver to ask; the text says why.
+    NoDriver(String),
+    /// Device nodes that a container needs are not there, and the configuration insists on them.
+    NodesMissing(Vec<PathBuf>),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gone => f.write_str("the driver no longer has this device"),
+            Self::Unreadable(why) => write!(f, "cannot be read: {why}"),
+            Self::NoDriver(why) => write!(f, "no driver: {why}"),
+            Self::NodesMissing(nodes) => {
+                let nodes: Vec<_> = nodes.iter().map(|node| node.display().to_string()).collect();
+                write!(f, "missing device node {}", nodes.join(", "))
+            }
+        }
+    }
+}
+
+/// A device that exists and is not advertised, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Withheld {
+    /// `0` or `0:3`.
+    pub index: String,
+    /// Its UUID.
+    pub id: DeviceId,
+    /// A sentence for people.
+    pub reason: String,
+}
+
+/// What this node should offer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ResourceSet {
+    /// Devices by resource, each list ordered by GPU index, GPU instance and compute instance.
+    pub resources: BTreeMap<ResourceName, Vec<Device>>,
+    /// What is left out.
+    pub withheld: Vec<Withheld>,
+}
+
+impl ResourceSet {
+    /// The same devices, all unhealthy for `reason`: what is known when the driver has gone.
+    #[must_use]
+    pub fn all_unhealthy(&self, reason: &Reason) -> Self {
+        let mut set = self.clone();
+        for device in set.resources.values_mut().flatten() {
+            device.reasons = vec![reason.clone()];
+        }
+        set
+    }
+}
+
+/// Whether and which device nodes go into an answer (`--pass-device-specs`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceSpecs {
+    /// Those that exist (the default).
+    #[default]
+    Existing,
+    /// All of a device's own nodes; a device that lacks one is unhealthy (`true`).
+    Required,
+    /// None; a container runtime adds them by the environment variable (`false`).
+    Omitted,
+}

@@ -1,0 +1,148 @@
+//! The strategies none, single and mixed: which device is offered under which name.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::{Device, DeviceSpecs, Reason, ResourceName, ResourceSet, Withheld};
+use crate::inventory::{Gpu, Inventory, Profile};
+
+/// How MIG devices are exposed (`--mig-strategy`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MigStrategy {
+    /// Whole GPUs as `nvidia.com/gpu`, whatever their MIG mode.
+    #[default]
+    None,
+    /// MIG devices of one profile as `nvidia.com/gpu`.
+    Single,
+    /// MIG devices as `nvidia.com/mig-<profile>`, other GPUs as `nvidia.com/gpu`.
+    Mixed,
+}
+
+impl fmt::Display for MigStrategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Single => "single",
+            Self::Mixed => "mixed",
+        })
+    }
+}
+
+/// What the node should offer under `strategy`. No inventory is an error: what does not fit is withheld.
+pub fn resolve(inventory: &Inventory, strategy: MigStrategy, specs: DeviceSpecs) -> ResourceSet {
+    let mut set = ResourceSet::default();
+    match strategy {
+        MigStrategy::None => {
+            for gpu in &inventory.gpus {
+                set.offer(ResourceName::gpu(), Device::of_gpu(gpu));
+            }
+        }
+        MigStrategy::Single => single(inventory, &mut set),
+        MigStrategy::Mixed => mixed(inventory, &mut set),
+    }
+    if specs == DeviceSpecs::Required {
+        for device in set.resources.values_mut().flatten() {
+            mark_missing_nodes(device);
+        }
+    }
+    set
+}
+
+impl ResourceSet {
+    fn offer(&mut self, name: ResourceName, device: Device) {
+        self.resources.entry(name).or_default().push(device);
+    }
+
+    fn withhold(&mut self, device: &Device, reason: String) {
+        self.withheld.push(Withheld { index: device.index(), id: device.id.clone(), reason });
+    }
+}
+
+fn slices(inventory: &Inventory) -> impl Iterator<Item = (&Profile, Device)> {
+    let enabled = inventory.gpus.iter().filter(|gpu| gpu.mig_enabled());
+    enabled.flat_map(|gpu| gpu.mig_devices.iter().map(|mig| (&mig.profile, Device::of_mig(gpu, mig))))
+}
+
+fn plain_gpus(inventory: &Inventory) -> impl Iterator<Item = &Gpu> {
+    inventory.gpus.iter().filter(|gpu| !gpu.mig_enabled())
+}
+
+/// One profile can be offered as `nvidia.com/gpu`, since a pod cannot tell slices under one name apart. Where
+/// there are several, the one with the most devices is it (ties: the larger), and the rest waits with a reason.
+/// While any GPU is in MIG mode, whole GPUs are not offered, even when there is no slice yet: a node that
+/// is being partitioned must not hand out whole GPUs for a moment.
+fn single(inventory: &Inventory, set: &mut ResourceSet) {
+    if !inventory.gpus.iter().any(Gpu::mig_enabled) {
+        for gpu in &inventory.gpus {
+            set.offer(ResourceName::gpu(), Device::of_gpu(gpu));
+        }
+        return;
+    }
+    let chosen = most_frequent(inventory).cloned();
+    for (profile, device) in slices(inventory) {
+        match &chosen {
+            Some(chosen) if chosen == profile => set.offer(ResourceName::gpu(), device),
+            Some(chosen) => set.withhold(
+                &device,
+                format!(
+                    "the strategy single offers one profile, and {chosen} has more devices than {profile}: use \
+                     the strategy mixed, or partition all GPUs alike"
+                ),
+            ),
+            None => {}
+        }
+    }
+    for gpu in plain_gpus(inventory) {
+        set.withhold(
+            &Device::of_gpu(gpu),
+            "the strategy single offers MIG devices only while a GPU is in MIG mode, and this GPU is not: use \
+             the strategy mixed, or switch MIG mode on for all GPUs or none"
+                .to_owned(),
+        );
+    }
+}
+
+fn most_frequent(inventory: &Inventory) -> Option<&Profile> {
+    let mut ranks: BTreeMap<&Profile, (usize, u64, u32)> = BTreeMap::new();
+    for mig in inventory.gpus.iter().filter(|gpu| gpu.mig_enabled()).flat_map(|gpu| &gpu.mig_devices) {
+        let (count, memory_mib, sm_count) = ranks.entry(&mig.profile).or_default();
+        *count += 1;
+        *memory_mib = (*memory_mib).max(mig.memory_mib);
+        *sm_count = (*sm_count).max(mig.sm_count);
+    }
+    ranks.into_iter().max_by_key(|(_, rank)| *rank).map(|(profile, _)| profile)
+}
+
+fn mixed(inventory: &Inventory, set: &mut ResourceSet) {
+    for (profile, device) in slices(inventory) {
+        match ResourceName::mig(profile) {
+            Ok(name) => set.offer(name, device),
+            Err(error) => set.withhold(&device, error.to_string()),
+        }
+    }
+    for gpu in plain_gpus(inventory) {
+        set.offer(ResourceName::gpu(), Device::of_gpu(gpu));
+    }
+}
+
+fn mark_missing_nodes(device: &mut Device) {
+    let mut missing: Vec<_> =
+        device.nodes.iter().filter(|node| !node.exists).map(|node| node.path.clone()).collect();
+    if let Some(mig) = &device.mig {
+        // Without an entry in mig-minors the node's name is not even known.
+        for (node, what) in [
+            (&mig.gpu_instance_node, "GPU instance"),
+            (&mig.compute_instance_node, "compute instance"),
+        ] {
+            if node.is_none() {
+                missing.push(format!("of the {what} (no entry in mig-minors)").into());
+            }
+        }
+    }
+    if !missing.is_empty() {
+        device.reasons.push(Reason::NodesMissing(missing));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,338 @@
+//! The only task that changes what is served.
+//!
+//! ```text
+//!   Report (nvml) ──► wanted: ResourceSet ──┐
+//!   Stale, held devices, time ──────────────┴──► Ledger::step ─► diff ─► start │ update │ stop an Endpoint
+//!
+//!   a resource:  (absent) ──Start──► served ──last device leaves──► empty list ──LINGER──► Stop ──► (absent)
+//!                                      ▲                                │
+//!                                      └──────── devices come back ─────┘
+//!   a device:    listed ──gone──► Unhealthy ──SEEN, no recent Allocate, no pod holds it──► left out
+//! ```
+//!
+//! No driver is a state, not an end: what was served stays listed as unhealthy until the driver is back.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::inventory::Inventory;
+use crate::kubelet::{Context, Endpoint, EndpointEvent, PodResourcesError, held_devices};
+use crate::nvml::{DriverError, Report};
+use crate::resource::ledger::{Change, Ledger};
+use crate::resource::{Device, DeviceId, DeviceSpecs, MigStrategy, Reason, ResourceName, ResourceSet, resolve};
+
+/// How long a list that says `Unhealthy` stands before the device may be left out, so that the kubelet sees both.
+const SEEN: Duration = Duration::from_millis(500);
+
+/// How long an empty resource stays, since a repartition brings most of them back.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// How often something that waits to leave is looked at.
+const TICK: Duration = Duration::from_millis(250);
+
+/// How long an answer about what pods hold is good, so that the kubelet is asked gently.
+const HELD_FRESH: Duration = Duration::from_secs(5);
+
+/// All endpoints end within this time at exit, or are left to the end of the process.
+const EXIT_LIMIT: Duration = Duration::from_millis(800);
+
+/// What the supervisor is told by the configuration.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Under which names devices are offered.
+    pub strategy: MigStrategy,
+    /// Which device nodes an answer names.
+    pub device_specs: DeviceSpecs,
+    /// A device that was handed out less than this ago is not left out of the list.
+    pub removal_grace: Duration,
+    /// Where to ask which devices pods hold.
+    pub pod_resources_socket: PathBuf,
+    /// Whether a driver that cannot be used at start ends the program.
+    pub fail_on_init_error: bool,
+}
+
+/// Why the program cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SupervisorError {
+    /// There is no driver at start, and the configuration says to fail then.
+    #[error("{0}; with --fail-on-init-error=false this program would wait for the driver")]
+    NoDriver(#[source] DriverError),
+    /// The thread that asks the driver has ended.
+    #[error("the driver's thread has ended unexpectedly")]
+    SessionEnded,
+}
+
+/// Everything that happens to the supervisor.
+enum Event {
+    Report(Report),
+    Stale(EndpointEvent),
+    Held(Result<HashSet<DeviceId>, PodResourcesError>),
+    Tick,
+}
+
+/// Where events come from.
+#[derive(Debug)]
+pub struct Inputs {
+    /// From the driver's thread.
+    pub reports: mpsc::Receiver<Report>,
+    /// From the endpoints, by way of [`Context::events`].
+    pub endpoints: mpsc::Receiver<EndpointEvent>,
+}
+
+/// Serves until `stopping` is cancelled. `rescan` asks the driver's thread to look again.
+pub async fn run(
+    policy: Policy,
+    context: Context,
+    mut inputs: Inputs,
+    rescan: impl Fn(),
+    stopping: CancellationToken,
+) -> Result<(), SupervisorError> {
+    let mut supervisor = Supervisor::new(policy, context);
+    let (held_sender, mut held) = mpsc::channel(1);
+    let ended = loop {
+        let ticking = supervisor.is_waiting();
+        let event = tokio::select! {
+            () = stopping.cancelled() => break Ok(()),
+            report = inputs.reports.recv() => match report {
+                Some(report) => Event::Report(report),
+                None => break Err(SupervisorError::SessionEnded),
+            },
+            Some(event) = inputs.endpoints.recv() => Event::Stale(event),
+            Some(answer) = held.recv() => Event::Held(answer),
+            () = sleep(TICK), if ticking => Event::Tick,
+        };
+        match event {
+            Event::Report(report) => {
+                if let Err(error) = supervisor.take_report(report) {
+                    break Err(error);
+                }
+            }
+            Event::Stale(EndpointEvent::Stale { resource, device }) => {
+                info!(%resource, %device, "a listed device is not what it was; looking at the driver again");
+                rescan();
+            }
+            Event::Held(answer) => supervisor.take_held(answer),
+            Event::Tick => {}
+        }
+        supervisor.apply();
+        if let Some(socket) = supervisor.wants_to_know_held() {
+            let sender = held_sender.clone();
+            // Bounded by its own time-outs; the channel has room for the one question under way.
+            tokio::spawn(async move {
+                let answer = held_devices(&socket).await;
+                if sender.send(answer).await.is_err() {
+                    debug!("the supervisor has ended");
+                }
+            });
+        }
+    };
+    supervisor.stop_all().await;
+    ended
+}
+
+struct Supervisor {
+    policy: Policy,
+    context: Context,
+    inventory: Option<Arc<Inventory>>,
+    wanted: ResourceSet,
+    ledger: Ledger,
+    endpoints: BTreeMap<ResourceName, Endpoint>,
+    leaving_since: HashMap<(ResourceName, DeviceId), Instant>,
+    empty_since: HashMap<ResourceName, Instant>,
+    held: Held,
+    /// Endpoints on their way out.
+    stops: JoinSet<()>,
+}
+
+/// What is known of the devices that pods hold.
+#[derive(Default)]
+struct Held {
+    asked: Option<Instant>,
+    waiting: bool,
+    /// `None` where the kubelet cannot be asked; then only the time since the last `Allocate` counts.
+    devices: Option<HashSet<DeviceId>>,
+    warned: bool,
+}
+
+impl Supervisor {
+    fn new(policy: Policy, context: Context) -> Self {
+        Self {
+            policy,
+            context,
+            inventory: None,
+            wanted: ResourceSet::default(),
+            ledger: Ledger::default(),
+            endpoints: BTreeMap::new(),
+            leaving_since: HashMap::new(),
+            empty_since: HashMap::new(),
+            held: Held::default(),
+            stops: JoinSet::new(),
+        }
+    }
+
+    fn take_report(&mut self, report: Report) -> Result<(), SupervisorError> {
+        match report {
+            Report::Inventory(inventory) => self.take_inventory(inventory),
+            Report::NoDriver(error) if self.inventory.is_none() && self.policy.fail_on_init_error => {
+                return Err(SupervisorError::NoDriver(error));
+            }
+            Report::NoDriver(error) => {
+                warn!(%error, "no driver; waiting for it");
+                self.wanted = self.wanted.all_unhealthy(&Reason::NoDriver(error.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    fn take_inventory(&mut self, inventory: Inventory) {
+        let inventory = match &self.inventory {
+            Some(previous) => inventory.with_unreadable_from(previous),
+            None => inventory,
+        };
+        let wanted = resolve(&inventory, self.policy.strategy, self.policy.device_specs);
+        for withheld in wanted.withheld.iter().filter(|withheld| !self.wanted.withheld.contains(withheld)) {
+            warn!(index = withheld.index, device = %withheld.id, reason = withheld.reason, "withheld");
+        }
+        if self.inventory.is_none() {
+            info!(
+                driver = inventory.driver_version,
+                gpus = inventory.gpus.len(),
+                mig_devices = inventory.gpus.iter().map(|gpu| gpu.mig_devices.len()).sum::<usize>(),
+                strategy = %self.policy.strategy,
+                resources = wanted.resources.len(),
+                "found"
+            );
+        }
+        if wanted.resources.is_empty() {
+            warn!(strategy = %self.policy.strategy, "this node has nothing to offer under this strategy");
+        }
+        self.inventory = Some(Arc::new(inventory));
+        self.wanted = wanted;
+    }
+
+    fn take_held(&mut self, answer: Result<HashSet<DeviceId>, PodResourcesError>) {
+        self.held.waiting = false;
+        self.held.devices = match answer {
+            Ok(devices) => Some(devices),
+            Err(error) => {
+                if !std::mem::replace(&mut self.held.warned, true) {
+                    warn!(%error, grace = ?self.policy.removal_grace, "a device that has gone leaves the list by the \
+                          time since it was last handed out");
+                }
+                None
+            }
+        };
+    }
+
+    /// Whether something is on its way out and needs to be looked at again.
+    fn is_waiting(&self) -> bool {
+        !self.leaving_since.is_empty() || !self.empty_since.is_empty()
+    }
+
+    /// The socket to ask, when a device waits for nothing else than to be let go by its pod.
+    fn wants_to_know_held(&mut self) -> Option<PathBuf> {
+        let newest = self.leaving_since.values().max()?;
+        let fresh = self.held.asked.is_some_and(|asked| asked > *newest && asked.elapsed() < HELD_FRESH);
+        if fresh || self.held.waiting {
+            return None;
+        }
+        self.held.waiting = true;
+        self.held.asked = Some(Instant::now());
+        Some(self.policy.pod_resources_socket.clone())
+    }
+
+    fn apply(&mut self) {
+        let next = self.ledger.step(
+            &self.wanted,
+            |name, id| self.may_leave(name, id),
+            |name| self.empty_since.get(name).is_some_and(|since| since.elapsed() >= LINGER),
+        );
+        for change in self.ledger.diff(&next) {
+            self.log(&change);
+            self.carry_out(change);
+        }
+        self.ledger = next;
+        let now = Instant::now();
+        let leaving = self.ledger.leaving().map(|(name, id)| (name.clone(), id.clone()));
+        let since = |old: Option<Instant>| old.unwrap_or(now);
+        self.leaving_since = leaving.map(|key| (key.clone(), since(self.leaving_since.get(&key).copied()))).collect();
+        let empty = self.ledger.empty().cloned();
+        self.empty_since = empty.map(|key| (key.clone(), since(self.empty_since.get(&key).copied()))).collect();
+    }
+
+    /// The rules of the kubelet: it must have seen the device as unhealthy, must be done with an `Allocate` of
+    /// it, and no pod may hold it.
+    fn may_leave(&self, name: &ResourceName, id: &DeviceId) -> bool {
+        let Some(since) = self.leaving_since.get(&(name.clone(), id.clone())) else { return false };
+        let allocated = self.endpoints.get(name).and_then(|endpoint| endpoint.since_allocated(id));
+        let known = !self.held.waiting && self.held.asked.is_some_and(|asked| asked > *since);
+        let held = self.held.devices.as_ref().is_some_and(|devices| devices.contains(id));
+        since.elapsed() >= SEEN
+            && allocated.is_none_or(|ago| ago >= self.policy.removal_grace)
+            && known
+            && !held
+    }
+
+    fn carry_out(&mut self, change: Change) {
+        match change {
+            Change::Start(name, devices) => {
+                let endpoint = Endpoint::start(self.context.clone(), name.clone(), devices);
+                self.endpoints.insert(name, endpoint);
+            }
+            Change::Update(name, devices) => {
+                if let Some(endpoint) = self.endpoints.get(&name) {
+                    endpoint.update(devices);
+                }
+            }
+            Change::Stop(name) => {
+                if let Some(endpoint) = self.endpoints.remove(&name) {
+                    self.stops.spawn(endpoint.stop());
+                }
+            }
+        }
+    }
+
+    /// One line per resource that changes, and one per device that turns unhealthy or well again.
+    fn log(&self, change: &Change) {
+        let (name, devices) = match change {
+            Change::Start(name, devices) | Change::Update(name, devices) => (name, devices),
+            Change::Stop(name) => {
+                info!(resource = %name, "no device left; no longer served");
+                return;
+            }
+        };
+        let old = self.ledger.lists().get(name).map_or(&[][..], Vec::as_slice);
+        for device in devices {
+            let before = old.iter().find(|other| other.id == device.id);
+            let was_healthy = before.is_none_or(Device::is_healthy);
+            if device.is_healthy() {
+                if !was_healthy {
+                    info!(resource = %name, device = %device.id, index = device.index(), "healthy again");
+                }
+            } else if before.is_none_or(|before| before.reasons != device.reasons) {
+                let reason = device.reasons_text();
+                warn!(resource = %name, device = %device.id, index = device.index(), reason, "unhealthy");
+            }
+        }
+        let healthy = devices.iter().filter(|device| device.is_healthy()).count();
+        info!(resource = %name, devices = devices.len(), healthy, "list changed");
+    }
+
+    async fn stop_all(&mut self) {
+        for endpoint in std::mem::take(&mut self.endpoints).into_values() {
+            self.stops.spawn(endpoint.stop());
+        }
+        let all = async { while self.stops.join_next().await.is_some() {} };
+        if timeout(EXIT_LIMIT, all).await.is_err() {
+            warn!("some endpoints did not end in time");
+        }
+    }
+}
