@@ -94,7 +94,7 @@ fn row(gpu: &Gpu, instances: &[Instance<'_>], gap: &str) -> Vec<String> {
 }
 
 fn free(slices: u32, label: &str) -> Option<Stretch> {
-    (slices > 0).then(|| Stretch { slices, upper: String::new(), lower: label.to_owned() })
+    (slices > 0).then(|| Stretch { slices, upper: label.to_owned(), lower: String::new() })
 }
 
 /// `3g.40gb`, or `1c.3g.40gb x3` where several compute instances share the GPU instance.

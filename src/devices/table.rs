@@ -103,8 +103,8 @@ fn device_table(gpu: &Gpu, columns: Columns) -> Vec<String> {
         column("PLACEMENT", false, &|device| {
             device.placement.map_or_else(|| "?".to_owned(), |place| place.to_string())
         }),
-        column("MIB", true, &|device| device.memory_mib.to_string()),
-        column("SMS", true, &|device| device.sm_count.to_string()),
+        column("MiB", true, &|device| device.memory_mib.to_string()),
+        column("SMs", true, &|device| device.sm_count.to_string()),
         column("UUID", false, &|device| device.uuid.clone()),
     ];
     if columns == Columns::Wide {
