@@ -58,10 +58,14 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Result<(), AppErro
     }
 }
 
-/// Says what went wrong: as a log line once logging has begun, so that machines find it where they look.
+/// Says what went wrong: the daemon in its log, where machines look, and a command in plain words.
 pub fn complain(error: &AppError) {
-    for line in error.to_string().lines() {
-        error!("{line}");
+    match error {
+        AppError::Driver(_) | AppError::Render(_) => {
+            // Nothing is left to be done about a closed terminal.
+            drop(writeln!(io::stderr(), "mig-device-plugin: {error}"));
+        }
+        _ => error.to_string().lines().for_each(|line| error!("{line}")),
     }
 }
 

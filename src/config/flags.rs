@@ -33,7 +33,8 @@ pub struct LogFlags {
     #[arg(long, value_name = "FORMAT", env = "LOG_FORMAT", global = true)]
     log_format: Option<String>,
 
-    /// error, warn, info, debug or trace, also per module: info,mig_device_plugin::nvml=debug [default: info]
+    /// error, warn, info, debug or trace, or a level per module with commas between, such as
+    /// `mig_device_plugin::kubelet=debug` [default: info]
     #[arg(long, value_name = "LEVEL", env = "LOG_LEVEL", global = true)]
     log_level: Option<String>,
 }

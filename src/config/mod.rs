@@ -125,3 +125,6 @@ pub fn log(values: &mut Values) -> LogConfig {
     );
     LogConfig { format, level: values.log_level("log-level") }
 }
+
+#[cfg(test)]
+mod tests;

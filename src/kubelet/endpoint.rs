@@ -250,7 +250,7 @@ async fn new_kubelet(folder: &mut watch::Receiver<FolderState>, before: &FolderS
     let is_new = |state: &FolderState| state.kubelet.is_some() && state.kubelet != before.kubelet;
     // Whoever watches the folder outlives us; if not, nothing will come.
     if folder.wait_for(is_new).await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

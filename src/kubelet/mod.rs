@@ -86,6 +86,6 @@ pub enum EndpointEvent {
 impl Context {
     /// The kubelet's plugin folder.
     pub fn plugin_folder(&self) -> &Path {
-        self.kubelet_socket.parent().unwrap_or(Path::new("/"))
+        self.kubelet_socket.parent().unwrap_or_else(|| Path::new("/"))
     }
 }

@@ -111,7 +111,7 @@ struct Watches {
 impl Watches {
     fn new(kubelet_socket: &Path) -> Self {
         Self {
-            folder: kubelet_socket.parent().unwrap_or(Path::new("/")).to_owned(),
+            folder: kubelet_socket.parent().unwrap_or_else(|| Path::new("/")).to_owned(),
             changed: Arc::new(Notify::new()),
             watched: Vec::new(),
             watcher: None,
@@ -159,3 +159,6 @@ fn watcher(
     }
     Ok(watcher)
 }
+
+#[cfg(test)]
+mod tests;
