@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 mod profile;
+#[cfg(test)]
+mod tests;
 
 pub use profile::{InvalidProfile, Profile};
 

@@ -57,6 +57,7 @@ impl Driver {
             self.minors = MigMinors::read(&roots.proc).ok();
         }
         let count = self.nvml.device_count().map_err(named("nvmlDeviceGetCount_v2")).map_err(failed)?;
+        self.models.forget_empty();
         let mut look = Look {
             nvml: &self.nvml,
             roots: &roots,
@@ -96,11 +97,15 @@ struct Look<'a> {
     problems: Vec<Problem>,
 }
 
+/// Stands for a GPU's name where the driver does not tell it.
+const UNKNOWN_NAME: &str = "unknown";
+
 /// What reading a MIG device needs to know of its GPU.
 struct Parent<'gpu, 'nvml> {
     device: &'gpu Device<'nvml>,
     index: u32,
-    name: &'gpu str,
+    /// Its name, as far as that tells models apart.
+    model: &'gpu str,
     minor: u32,
     total_mib: Option<u64>,
     /// GPU instances asked for so far. Several compute instances can lie in one.
@@ -147,7 +152,7 @@ impl Look<'_> {
             Err(error) => return Err(error),
         };
         let name = device.name().map_err(named("nvmlDeviceGetName"));
-        let name = self.detail(index, None, name)?.unwrap_or_else(|| "unknown".to_owned());
+        let name = self.detail(index, None, name)?.unwrap_or_else(|| UNKNOWN_NAME.to_owned());
         let pci = device.pci_info().map_err(named("nvmlDeviceGetPciInfo_v3"));
         let pci_bus_id =
             self.detail(index, None, pci)?.map(|pci| sysfs_address(&pci.bus_id)).unwrap_or_default();
@@ -177,12 +182,13 @@ impl Look<'_> {
     }
 
     fn mig_devices(&mut self, device: &Device<'_>, gpu: &mut Gpu) -> Result<(), CallError> {
-        gpu.memory_slices = self.models.of(device, &gpu.name, gpu.memory_mib)?.memory_slices;
+        let model = if gpu.name == UNKNOWN_NAME { &gpu.uuid } else { &gpu.name };
+        gpu.memory_slices = self.models.of(device, model, gpu.memory_mib)?.memory_slices;
         let most = device.mig_device_count().map_err(named("nvmlDeviceGetMaxMigDeviceCount"))?;
         let mut parent = Parent {
             device,
             index: gpu.index,
-            name: &gpu.name,
+            model,
             minor: gpu.minor,
             total_mib: gpu.memory_mib,
             instances: Vec::new(),
@@ -326,7 +332,7 @@ impl Look<'_> {
     }
 
     fn model(&mut self, parent: &Parent<'_, '_>) -> Result<&mut Model, CallError> {
-        self.models.of(parent.device, parent.name, parent.total_mib)
+        self.models.of(parent.device, parent.model, parent.total_mib)
     }
 }
 

@@ -15,8 +15,8 @@ use crate::inventory::{Placement, Profile};
 /// written; the bindings know 17.
 const PROFILE_INDICES: u32 = 64;
 
-/// Product name and total memory in MiB: boards of one name come with different memory, and then differ in
-/// their profiles' names.
+/// Product name (or the UUID of a GPU that does not tell it) and total memory in MiB: boards of one name
+/// come with different memory, and then differ in their profiles' names.
 type ModelKey = (String, Option<u64>);
 
 /// All models met so far.
@@ -52,6 +52,11 @@ impl Models {
             std::collections::hash_map::Entry::Occupied(known) => Ok(known.into_mut()),
             std::collections::hash_map::Entry::Vacant(new) => Ok(new.insert(Model::ask(gpu, version)?)),
         }
+    }
+
+    /// Lets models be asked again that told of no profile: the driver may have had trouble just then.
+    pub(super) fn forget_empty(&mut self) {
+        self.models.retain(|_, model| !model.profiles.is_empty());
     }
 }
 

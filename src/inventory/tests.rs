@@ -1,0 +1,61 @@
+use super::*;
+use crate::fixtures::{gpu, mig_device, mig_gpu, node};
+
+fn left_out(gpu: u32, mig_device: Option<u32>) -> Problem {
+    Problem { gpu, mig_device, reason: "it does not answer".to_owned(), left_out: true }
+}
+
+fn with_problems(mut inventory: Inventory, problems: Vec<Problem>) -> Inventory {
+    inventory.problems = problems;
+    inventory
+}
+
+#[test]
+fn a_gpu_that_does_not_answer_is_kept_and_marked() {
+    let before = node([mig_gpu(0, &["1g.10gb"]), mig_gpu(1, &["3g.40gb"]), gpu(2)]);
+    let now = with_problems(node([mig_gpu(0, &["1g.10gb"]), gpu(2)]), vec![left_out(1, None)]);
+    let kept = now.with_unreadable_from(&before);
+    assert_eq!(kept.gpus.iter().map(|gpu| gpu.index).collect::<Vec<_>>(), [0, 1, 2]);
+    assert_eq!(kept.gpus[1].problem.as_deref(), Some("it does not answer"));
+    assert_eq!(kept.gpus[1].mig_devices, before.gpus[1].mig_devices);
+    // And again, from what was kept: it stays until it answers.
+    let now = with_problems(node([gpu(0), gpu(2)]), vec![left_out(1, None)]);
+    assert_eq!(now.with_unreadable_from(&kept).gpus[1], kept.gpus[1]);
+    let now = node([gpu(0), mig_gpu(1, &["3g.40gb"]), gpu(2)]);
+    assert_eq!(now.clone().with_unreadable_from(&kept), now);
+}
+
+#[test]
+fn a_mig_device_that_does_not_answer_is_kept_and_marked() {
+    let before = node([mig_gpu(0, &["1g.10gb", "1g.10gb", "1g.10gb"])]);
+    let mut now = with_problems(before.clone(), vec![left_out(0, Some(1))]);
+    now.gpus[0].mig_devices.remove(1);
+    let kept = now.with_unreadable_from(&before);
+    let devices = &kept.gpus[0].mig_devices;
+    assert_eq!(devices.iter().map(|device| device.index).collect::<Vec<_>>(), [0, 1, 2]);
+    assert_eq!(devices[1].problem.as_deref(), Some("it does not answer"));
+    assert!(devices[1].is_same(&before.gpus[0].mig_devices[1]));
+}
+
+#[test]
+fn what_is_gone_or_only_incomplete_is_not_kept() {
+    let before = node([mig_gpu(0, &["1g.10gb", "1g.10gb"]), gpu(1)]);
+    let mut detail = left_out(1, None);
+    detail.left_out = false;
+    // Nothing was known of GPU 5.
+    let now = with_problems(node([mig_gpu(0, &["1g.10gb"])]), vec![detail, left_out(5, None)]);
+    assert_eq!(now.clone().with_unreadable_from(&before), now);
+}
+
+#[test]
+fn the_index_is_no_part_of_what_a_device_is_but_the_profile_is() {
+    let device = mig_device(0, 1, "1g.10gb");
+    let moved = MigDevice { index: 0, ..device.clone() };
+    assert!(device.is_same(&moved));
+    let unasked = MigDevice { placement: None, profile_id: None, ..device.clone() };
+    assert!(device.is_same(&unasked) && unasked.is_same(&device));
+    let other = MigDevice { profile: "1g.20gb".parse().unwrap(), ..device.clone() };
+    assert!(!device.is_same(&other));
+    let elsewhere = MigDevice { placement: Some(Placement { start: 5, size: 1 }), ..device.clone() };
+    assert!(!device.is_same(&elsewhere));
+}
