@@ -1,0 +1,282 @@
+//! GPU instances and compute instances, in their short and long forms.
+//!
+//! An instance is a profile name (`3g.40gb`), a profile with its compute instances (`3g.40gb: [1c, 2c]`),
+//! or a map with all keys. A compute instance is a number of slices (`1c`) or a map with all keys.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
+};
+
+/// A GPU instance.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Instance {
+    /// Profile name, e.g. `3g.40gb`.
+    pub profile: String,
+    /// As many instances like this one (default 1).
+    #[serde(skip_serializing_if = "is_one")]
+    pub count: u32,
+    /// First memory slice; where absent, the first that is free.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<u32>,
+    /// GPU instance ID; where absent, the first that is free among those of its size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gi: Option<u32>,
+    /// MIG index of its only compute instance; where absent, the first that is free.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<u32>,
+    /// UUID of its only compute instance; where absent, derived.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    /// Compute instances: where absent, one that spans the GPU instance; empty for a half-made instance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compute: Option<Vec<ComputeInstance>>,
+    /// What the profile is, where the catalogue does not have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unknown_profile: Option<UnknownProfile>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_one(count: &u32) -> bool {
+    *count == 1
+}
+
+/// A compute instance.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ComputeInstance {
+    /// Compute slices, written `1c`.
+    #[serde(serialize_with = "write_slices")]
+    pub slices: u32,
+    /// Compute instance ID; where absent, the first that is free.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ci: Option<u32>,
+    /// First compute slice of the GPU instance; where absent, the first that is free.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<u32>,
+    /// MIG index; where absent, the first that is free.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<u32>,
+    /// UUID; where absent, derived.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn write_slices<S: serde::Serializer>(slices: &u32, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{slices}c"))
+}
+
+/// A profile that is in no table: the driver lists instances of it, and no profile query answers with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct UnknownProfile {
+    /// Profile ID.
+    pub id: u32,
+    /// Compute slices.
+    pub g: u32,
+    /// Memory slices.
+    pub size: u32,
+    /// Memory, in MiB.
+    pub memory_mib: u64,
+    /// Streaming multiprocessors.
+    pub sm: u32,
+}
+
+impl Instance {
+    /// One instance of this profile, all else left to the fake.
+    #[must_use]
+    pub fn new(profile: &str) -> Self {
+        Self { profile: profile.to_owned(), count: 1, ..Self::default() }
+    }
+
+    /// At this memory slice.
+    #[must_use]
+    pub fn at(mut self, start: u32) -> Self {
+        self.start = Some(start);
+        self
+    }
+
+    /// With this GPU instance ID.
+    #[must_use]
+    pub fn gi(mut self, gi: u32) -> Self {
+        self.gi = Some(gi);
+        self
+    }
+
+    /// With this MIG index.
+    #[must_use]
+    pub fn index(mut self, index: u32) -> Self {
+        self.index = Some(index);
+        self
+    }
+
+    /// With this UUID.
+    #[must_use]
+    pub fn uuid(mut self, uuid: &str) -> Self {
+        self.uuid = Some(uuid.to_owned());
+        self
+    }
+
+    /// With compute instances of these sizes, in compute slices; none for a half-made instance.
+    #[must_use]
+    pub fn compute(mut self, slices: &[u32]) -> Self {
+        self.compute = Some(slices.iter().map(|slices| ComputeInstance::new(*slices)).collect());
+        self
+    }
+
+    /// With a profile that is in no table.
+    #[must_use]
+    pub fn unknown_profile(mut self, profile: UnknownProfile) -> Self {
+        self.unknown_profile = Some(profile);
+        self
+    }
+
+    pub(super) fn expanded(mut self) -> impl Iterator<Item = Self> {
+        let count = std::mem::replace(&mut self.count, 1);
+        std::iter::repeat_n(self, count as usize)
+    }
+}
+
+impl ComputeInstance {
+    /// One of this many compute slices, all else left to the fake.
+    #[must_use]
+    pub fn new(slices: u32) -> Self {
+        Self { slices, ..Self::default() }
+    }
+}
+
+impl From<&str> for Instance {
+    fn from(profile: &str) -> Self {
+        Self::new(profile)
+    }
+}
+
+/// The long forms, and the keys that they have.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct LongInstance {
+    profile: String,
+    #[serde(default = "super::one")]
+    count: u32,
+    start: Option<u32>,
+    gi: Option<u32>,
+    index: Option<u32>,
+    uuid: Option<String>,
+    compute: Option<Vec<ComputeInstance>>,
+    unknown_profile: Option<UnknownProfile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct LongComputeInstance {
+    slices: String,
+    ci: Option<u32>,
+    start: Option<u32>,
+    index: Option<u32>,
+    uuid: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Instance {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Forms;
+        impl<'de> Visitor<'de> for Forms {
+            type Value = Instance;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a profile (3g.40gb), a profile with compute instances (3g.40gb: [1c, 2c]), or keys (profile: 3g.40gb)")
+            }
+
+            fn visit_str<E: de::Error>(self, profile: &str) -> Result<Instance, E> {
+                Ok(Instance::new(profile))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Instance, A::Error> {
+                let Some(key) = map.next_key::<String>()? else {
+                    return Err(de::Error::missing_field("profile"));
+                };
+                // A profile's name starts with a digit, a key with a letter.
+                if key.starts_with(|first: char| first.is_ascii_digit()) {
+                    let compute = map.next_value()?;
+                    if let Some(second) = map.next_key::<String>()? {
+                        return Err(de::Error::custom(format!(
+                            "{key:?} takes no second key ({second:?}); write `profile: {key}` with `compute:`"
+                        )));
+                    }
+                    return Ok(Instance { compute: Some(compute), ..Instance::new(&key) });
+                }
+                let long =
+                    LongInstance::deserialize(MapAccessDeserializer::new(Unread { key: Some(key), map }))?;
+                Ok(Instance {
+                    profile: long.profile,
+                    count: long.count,
+                    start: long.start,
+                    gi: long.gi,
+                    index: long.index,
+                    uuid: long.uuid,
+                    compute: long.compute,
+                    unknown_profile: long.unknown_profile,
+                })
+            }
+        }
+        deserializer.deserialize_any(Forms)
+    }
+}
+
+impl<'de> Deserialize<'de> for ComputeInstance {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Forms;
+        impl<'de> Visitor<'de> for Forms {
+            type Value = ComputeInstance;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("compute slices (1c), or keys (slices: 1c)")
+            }
+
+            fn visit_str<E: de::Error>(self, slices: &str) -> Result<ComputeInstance, E> {
+                read_slices(slices).map(ComputeInstance::new)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ComputeInstance, A::Error> {
+                let long = LongComputeInstance::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(ComputeInstance {
+                    slices: read_slices(&long.slices)?,
+                    ci: long.ci,
+                    start: long.start,
+                    index: long.index,
+                    uuid: long.uuid,
+                })
+            }
+        }
+        deserializer.deserialize_any(Forms)
+    }
+}
+
+fn read_slices<E: de::Error>(text: &str) -> Result<u32, E> {
+    let slices = text.strip_suffix('c').and_then(|digits| digits.parse().ok());
+    slices.ok_or_else(|| de::Error::custom(format!("{text:?} is no number of compute slices, as 1c or 2c")))
+}
+
+/// A map whose first key was read, to see which form it has.
+struct Unread<A> {
+    key: Option<String>,
+    map: A,
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Unread<A> {
+    type Error = A::Error;
+
+    fn next_key_seed<K: de::DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
+        match self.key.take() {
+            Some(key) => seed.deserialize(de::value::StringDeserializer::new(key)).map(Some),
+            None => self.map.next_key_seed(seed),
+        }
+    }
+
+    fn next_value_seed<V: de::DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
+        self.map.next_value_seed(seed)
+    }
+}

@@ -1,0 +1,351 @@
+//! What people write: a node, in YAML or by builders that read as sentences.
+
+mod instance;
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+pub use instance::{ComputeInstance, Instance, UnknownProfile};
+
+use crate::{Code, NodeError, driver::CALLS, state::NodeState, suggest};
+
+/// A node: its driver, its GPUs, and the faults that its driver plays.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Description {
+    /// The driver's version, as `nvmlSystemGetDriverVersion` gives it.
+    pub driver_version: String,
+    /// The newest CUDA version that the driver serves, `major.minor`.
+    pub cuda_version: String,
+    /// Whether the kernel driver is there and fits the library.
+    pub driver: DriverState,
+    /// The client has no privileges: calls that need them answer `NO_PERMISSION`.
+    pub unprivileged: bool,
+    /// Which versions of the GPU instance profile query the driver knows; an old one knows only 1.
+    pub profile_info_versions: Vec<u32>,
+    /// The GPUs, by NVML index.
+    pub gpus: Vec<Gpu>,
+    /// What goes wrong, first match first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<Fault>,
+}
+
+/// Whether the kernel driver is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum DriverState {
+    /// It is, and all works.
+    #[default]
+    Loaded,
+    /// It is not: `DRIVER_NOT_LOADED`, and no files in `dev` and `proc`.
+    NotLoaded,
+    /// It is another version than the library: `LIB_RM_VERSION_MISMATCH`.
+    VersionMismatch,
+}
+
+/// A GPU.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Gpu {
+    /// Key of a model in the catalogue.
+    pub model: String,
+    /// As many GPUs like this one (default 1). They differ in what is derived: UUID, PCI address, minor.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub count: u32,
+    /// Product name, where the model's first is not wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// `GPU-…`; derived from model and PCI address where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    /// Board serial number; derived from the UUID where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// PCI address, `0000:18:00.0`; derived from the index where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pci: Option<String>,
+    /// Minor number of `/dev/nvidiaN`; the index where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minor: Option<u32>,
+    /// NUMA node, -1 for none. Where absent: 0 for the first half of the GPUs, 1 for the second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub numa: Option<i32>,
+    /// Whole memory in MiB, where the model's is not wanted. Profiles keep theirs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u64>,
+    /// Whether MIG mode is on.
+    #[serde(default)]
+    pub mig: bool,
+    /// MIG mode after the next reset, where it is another than now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mig_pending: Option<bool>,
+    /// The GPU instances, in the order they were made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layout: Vec<Instance>,
+    /// What the driver asks for to recover the GPU: NVML field 230.
+    #[serde(default)]
+    pub recovery_action: RecoveryAction,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_one(count: &u32) -> bool {
+    *count == 1
+}
+
+/// What a GPU needs before it can be used again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[repr(u32)]
+pub enum RecoveryAction {
+    /// Nothing: it can be used.
+    #[default]
+    None = 0,
+    /// A reset of the GPU.
+    Reset = 1,
+    /// A reboot of the node.
+    Reboot = 2,
+    /// Its peer-to-peer traffic must end.
+    DrainP2p = 3,
+    /// Its work must end, then a reset.
+    DrainAndReset = 4,
+    /// Its IMEX domain must be recovered.
+    RecoverImex = 5,
+}
+
+/// Something that goes wrong, or takes long, in some calls.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Fault {
+    /// A function's name, or `*` for all but `nvmlInit…`, `nvmlShutdown` and `nvmlEventSetFree`.
+    pub call: String,
+    /// Only calls about the GPU of this index. With `*`, waits for events are left alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<u32>,
+    /// Only calls about this MIG device of that GPU, by MIG index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mig: Option<u32>,
+    /// The code to answer, e.g. `GPU_IS_LOST`. Without it the call goes on, after the delay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// How long the call takes, in ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay_ms: Option<u64>,
+}
+
+impl Fault {
+    /// `call` answers the code of that name.
+    #[must_use]
+    pub fn error(call: &str, code: &str) -> Self {
+        Self { call: call.to_owned(), gpu: None, mig: None, error: Some(code.to_owned()), delay_ms: None }
+    }
+
+    /// `call` takes `ms` milliseconds.
+    #[must_use]
+    pub fn delay(call: &str, ms: u64) -> Self {
+        Self { call: call.to_owned(), gpu: None, mig: None, error: None, delay_ms: Some(ms) }
+    }
+
+    /// Only for this GPU, by index.
+    #[must_use]
+    pub fn on_gpu(mut self, index: u32) -> Self {
+        self.gpu = Some(index);
+        self
+    }
+
+    /// Only for this MIG device, by GPU index and MIG index.
+    #[must_use]
+    pub fn on_mig(mut self, gpu: u32, mig: u32) -> Self {
+        self.gpu = Some(gpu);
+        self.mig = Some(mig);
+        self
+    }
+
+    /// As well takes `ms` milliseconds.
+    #[must_use]
+    pub fn after_ms(mut self, ms: u64) -> Self {
+        self.delay_ms = Some(ms);
+        self
+    }
+
+    pub(crate) fn code(&self) -> Option<Code> {
+        self.error.as_deref().and_then(Code::from_name)
+    }
+}
+
+impl Default for Description {
+    fn default() -> Self {
+        Self {
+            driver_version: "580.95.05".to_owned(),
+            cuda_version: "13.0".to_owned(),
+            driver: DriverState::Loaded,
+            unprivileged: false,
+            profile_info_versions: vec![1, 2, 3],
+            gpus: Vec::new(),
+            faults: Vec::new(),
+        }
+    }
+}
+
+impl Description {
+    /// A node with `count` GPUs of the model with this key, MIG mode off.
+    #[must_use]
+    pub fn of(model: &str, count: usize) -> Self {
+        Self::default().and(model, count)
+    }
+
+    /// A node with `count` H100 80GB SXM5, MIG mode off.
+    #[must_use]
+    pub fn h100s(count: usize) -> Self {
+        Self::of("h100-80gb-sxm5", count)
+    }
+
+    /// A node with `count` A100 40GB, MIG mode off.
+    #[must_use]
+    pub fn a100s(count: usize) -> Self {
+        Self::of("a100-40gb", count)
+    }
+
+    /// `count` more GPUs, of the model with this key.
+    #[must_use]
+    pub fn and(mut self, model: &str, count: usize) -> Self {
+        let gpu = Gpu { model: model.to_owned(), count: 1, ..Gpu::default() };
+        self.gpus.extend(std::iter::repeat_n(gpu, count));
+        self
+    }
+
+    /// Turns MIG mode on for a GPU and gives it these instances. See [`Description::set_mig`].
+    #[must_use]
+    pub fn with_mig<I: Clone + Into<Instance>>(mut self, gpu: usize, layout: &[I]) -> Self {
+        self.set_mig(gpu, layout);
+        self
+    }
+
+    /// Adds faults.
+    #[must_use]
+    pub fn with_faults(mut self, faults: impl IntoIterator<Item = Fault>) -> Self {
+        self.faults.extend(faults);
+        self
+    }
+
+    /// Turns MIG mode on for a GPU and replaces its instances, by profile name or as [`Instance`]s.
+    /// An index that no GPU has is reported when the description is used.
+    pub fn set_mig<I: Clone + Into<Instance>>(&mut self, gpu: usize, layout: &[I]) {
+        let gpu = self.gpu(gpu);
+        gpu.mig = true;
+        gpu.layout = layout.iter().cloned().map(Into::into).collect();
+    }
+
+    /// Turns MIG mode of a GPU on, with no instances yet, or off, which destroys all of them.
+    pub fn set_mig_mode(&mut self, gpu: usize, on: bool) {
+        let gpu = self.gpu(gpu);
+        if gpu.mig != on {
+            gpu.layout.clear();
+        }
+        gpu.mig = on;
+    }
+
+    /// The GPU of that index, to be changed. One that is not there is made without a model, so that the
+    /// mistake is reported as any other when the description is used.
+    pub fn gpu(&mut self, index: usize) -> &mut Gpu {
+        while self.gpus.len() <= index {
+            self.gpus.push(Gpu { count: 1, ..Gpu::default() });
+        }
+        &mut self.gpus[index]
+    }
+
+    /// Reads a description, and refuses an impossible one.
+    pub fn parse(yaml: &str) -> Result<Self, NodeError> {
+        Self::parse_file(yaml, None)
+    }
+
+    /// Reads the description in a file, and refuses an impossible one.
+    pub fn read(file: impl AsRef<Path>) -> Result<Self, NodeError> {
+        let file = file.as_ref();
+        let yaml = std::fs::read_to_string(file).map_err(NodeError::io("read", file))?;
+        Self::parse_file(&yaml, Some(file))
+    }
+
+    fn parse_file(yaml: &str, file: Option<&Path>) -> Result<Self, NodeError> {
+        let description: Self = serde_saphyr::from_str(yaml).map_err(|error| NodeError::Parse {
+            file: file.map(Path::to_owned),
+            message: error.to_string(),
+        })?;
+        let description = description.expanded();
+        description.resolve()?;
+        Ok(description)
+    }
+
+    /// The description as YAML: every GPU on its own, so that it can be edited.
+    pub fn to_yaml(&self) -> Result<String, NodeError> {
+        serde_saphyr::to_string(self)
+            .map_err(|error| NodeError::Parse { file: None, message: error.to_string() })
+    }
+
+    /// What the description means, or all that is wrong with it.
+    pub fn resolve(&self) -> Result<NodeState, NodeError> {
+        NodeState::resolve(self)
+    }
+
+    /// Each `count` written out: that many GPUs, that many instances.
+    pub(crate) fn expanded(mut self) -> Self {
+        self.gpus = self
+            .gpus
+            .into_iter()
+            .flat_map(|mut gpu| {
+                let count = std::mem::replace(&mut gpu.count, 1);
+                gpu.layout = gpu.layout.into_iter().flat_map(Instance::expanded).collect();
+                std::iter::repeat_n(gpu, count as usize)
+            })
+            .collect();
+        self
+    }
+
+    /// What is wrong with everything but the GPUs.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.cuda().is_none() {
+            problems.push(format!("cudaVersion: {:?} is not major.minor, as 13.0", self.cuda_version));
+        }
+        if self.driver_version.is_empty() || self.driver_version.len() > 79 {
+            problems.push(format!("driverVersion: {:?} is not 1 to 79 characters", self.driver_version));
+        }
+        if let Some(version) = self.profile_info_versions.iter().find(|version| !(1..=3).contains(*version)) {
+            problems.push(format!("profileInfoVersions: {version} is none; allowed: 1, 2, 3"));
+        }
+        for (index, fault) in self.faults.iter().enumerate() {
+            let key = format!("faults[{index}]");
+            if fault.call != "*" && !CALLS.contains(&fault.call.as_str()) {
+                let hint = suggest::allowed(&fault.call, CALLS.iter().copied());
+                problems.push(format!("{key}.call: no function {:?}; {hint}, or \"*\"", fault.call));
+            }
+            if let Some(gpu) = fault.gpu
+                && gpu as usize >= self.gpus.len()
+            {
+                problems.push(format!("{key}.gpu: {gpu} is none of the {} GPUs", self.gpus.len()));
+            }
+            if fault.mig.is_some() && fault.gpu.is_none() {
+                problems.push(format!("{key}.mig: needs gpu, whose MIG device it is"));
+            }
+            match (&fault.error, fault.delay_ms) {
+                (Some(name), _) if fault.code().is_none() => {
+                    let hint = suggest::allowed(name, Code::ALL.iter().map(|code| code.name()));
+                    problems.push(format!("{key}.error: no code {name:?}; {hint}"));
+                }
+                (None, None) => problems.push(format!("{key}: needs error, delayMs, or both")),
+                _ => {}
+            }
+        }
+        problems
+    }
+
+    /// CUDA's version as NVML gives it: 1000 × major + 10 × minor.
+    pub(crate) fn cuda(&self) -> Option<i32> {
+        let (major, minor) = self.cuda_version.split_once('.')?;
+        Some(major.parse::<i32>().ok()? * 1000 + minor.parse::<i32>().ok()? * 10)
+    }
+}

@@ -1,0 +1,246 @@
+//! A call in progress: counted, delayed or failed as the faults say, then answered from one state.
+
+use std::{
+    ffi::c_int,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use super::{
+    ffi::{Answer, Handle},
+    handles::{InstanceKey, Object},
+    node,
+};
+use crate::{
+    Code, Fault,
+    driver::CALLS,
+    host,
+    state::{ComputeInstanceState, GpuInstanceState, GpuState, MigState, NodeState},
+};
+
+/// A function's name and its place in [`CALLS`].
+#[derive(Debug)]
+pub(super) struct Id {
+    name: &'static str,
+    place: OnceLock<usize>,
+}
+
+impl Id {
+    pub(super) const fn new(name: &'static str) -> Self {
+        Self { name, place: OnceLock::new() }
+    }
+
+    fn count(&self) {
+        let place = self
+            .place
+            .get_or_init(|| CALLS.iter().position(|name| *name == self.name).unwrap_or(CALLS.len()));
+        node::count(*place);
+    }
+}
+
+/// Runs the body of a function that needs no initialised NVML. Only faults that name it apply.
+pub(super) fn init(id: &Id, body: impl FnOnce(&Call) -> Answer) -> c_int {
+    answer(id, |name| {
+        let call = Call { name, exempt: true, state: node::state()? };
+        call.fault(None, None)?;
+        body(&call)
+    })
+}
+
+/// Runs the body of a function.
+pub(super) fn call(id: &Id, body: impl FnOnce(&Call) -> Answer) -> c_int {
+    answer(id, |name| {
+        if node::shared().clients == 0 {
+            return Err(Code::UNINITIALIZED);
+        }
+        let state = node::state()?;
+        node::check_driver(&state)?;
+        // A set that cannot be freed says nothing about the driver, and clients free them in destructors.
+        let call = Call { name, exempt: name == "nvmlEventSetFree", state };
+        call.fault(None, None)?;
+        body(&call)
+    })
+}
+
+fn answer(id: &Id, body: impl FnOnce(&'static str) -> Answer) -> c_int {
+    // A mistake in the fake must not take the client down.
+    let answered = catch_unwind(AssertUnwindSafe(|| {
+        id.count();
+        body(id.name)
+    }));
+    match answered {
+        Ok(Ok(())) => 0,
+        Ok(Err(code)) => code as c_int,
+        Err(_panic) => Code::UNKNOWN as c_int,
+    }
+}
+
+/// A call in progress.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) name: &'static str,
+    /// Not touched by faults of all calls.
+    exempt: bool,
+    pub(super) state: Arc<NodeState>,
+}
+
+/// What a device handle names.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Device<'a> {
+    Gpu(&'a GpuState),
+    Mig(&'a GpuState, &'a MigState),
+}
+
+impl<'a> Device<'a> {
+    /// The GPU, or the one that the MIG device is on.
+    pub(super) fn gpu(self) -> &'a GpuState {
+        match self {
+            Self::Gpu(gpu) | Self::Mig(gpu, _) => gpu,
+        }
+    }
+}
+
+impl Call {
+    /// The same call in a later state: for one that waits.
+    pub(super) fn at(&self, state: Arc<NodeState>) -> Self {
+        Self { name: self.name, exempt: self.exempt, state }
+    }
+
+    /// Delays and fails this call, if a fault says so for calls about this GPU or MIG device.
+    pub(super) fn fault(&self, gpu: Option<u32>, mig: Option<u32>) -> Answer {
+        for fault in self.faults(gpu, mig) {
+            if let Some(ms) = fault.delay_ms {
+                host::pause(Duration::from_millis(ms));
+            }
+            if let Some(code) = fault.code() {
+                return Err(code);
+            }
+        }
+        Ok(())
+    }
+
+    /// The faults that apply to calls about exactly this GPU (`None`: about no certain one) or MIG device.
+    pub(super) fn faults(&self, gpu: Option<u32>, mig: Option<u32>) -> impl Iterator<Item = &Fault> {
+        self.state.faults.iter().filter(move |fault| {
+            let named = fault.call == self.name || fault.call == "*" && !self.exempt;
+            named && fault.gpu == gpu && (fault.mig.is_none() || fault.mig == mig)
+        })
+    }
+
+    /// The GPU of that index; faults of that GPU apply.
+    pub(super) fn gpu_at(&self, index: usize) -> Result<&GpuState, Code> {
+        let gpu = self.state.gpus.get(index).ok_or(Code::INVALID_ARGUMENT)?;
+        self.fault(Some(gpu.index), None)?;
+        Ok(gpu)
+    }
+
+    /// What a handle names; its faults apply.
+    pub(super) fn device(&self, handle: Handle) -> Result<Device<'_>, Code> {
+        let object = node::shared().handles.get(handle)?;
+        match object {
+            Object::Gpu(uuid) => {
+                // It has fallen off the bus: it was there when the handle was given out.
+                let gpu = self.state.gpus.iter().find(|gpu| gpu.uuid == uuid).ok_or(Code::GPU_IS_LOST)?;
+                self.fault(Some(gpu.index), None)?;
+                Ok(Device::Gpu(gpu))
+            }
+            Object::Mig(key, ci) => {
+                let (gpu, _) = self.find(&key)?;
+                let mig = gpu.mig.iter().find(|mig| mig.gi == key.gi && mig.ci == ci);
+                let mig = mig.ok_or(Code::INVALID_ARGUMENT)?;
+                self.fault(Some(gpu.index), Some(mig.index))?;
+                Ok(Device::Mig(gpu, mig))
+            }
+            Object::Instance(_) | Object::Compute(..) => Err(Code::INVALID_ARGUMENT),
+        }
+    }
+
+    /// The GPU that a handle names; a MIG device's is no good argument.
+    pub(super) fn gpu(&self, handle: Handle) -> Result<&GpuState, Code> {
+        match self.device(handle)? {
+            Device::Gpu(gpu) => Ok(gpu),
+            Device::Mig(..) => Err(Code::INVALID_ARGUMENT),
+        }
+    }
+
+    /// The MIG device that a handle names; a GPU's is no good argument.
+    pub(super) fn mig(&self, handle: Handle) -> Result<(&GpuState, &MigState), Code> {
+        match self.device(handle)? {
+            Device::Gpu(_) => Err(Code::INVALID_ARGUMENT),
+            Device::Mig(gpu, mig) => Ok((gpu, mig)),
+        }
+    }
+
+    /// The GPU that a handle names, if MIG mode is on.
+    pub(super) fn mig_gpu(&self, handle: Handle) -> Result<&GpuState, Code> {
+        let gpu = self.gpu(handle)?;
+        if gpu.mig_mode { Ok(gpu) } else { Err(Code::NOT_SUPPORTED) }
+    }
+
+    /// The GPU instance that a handle names; faults of its GPU apply.
+    pub(super) fn instance(&self, handle: Handle) -> Result<(&GpuState, &GpuInstanceState), Code> {
+        let Object::Instance(key) = node::shared().handles.get(handle)? else {
+            return Err(Code::INVALID_ARGUMENT);
+        };
+        let (gpu, instance) = self.find(&key)?;
+        self.fault(Some(gpu.index), None)?;
+        Ok((gpu, instance))
+    }
+
+    /// The compute instance that a handle names; faults of its MIG device apply.
+    pub(super) fn compute(
+        &self,
+        handle: Handle,
+    ) -> Result<(&GpuState, &GpuInstanceState, &ComputeInstanceState), Code> {
+        let Object::Compute(key, ci) = node::shared().handles.get(handle)? else {
+            return Err(Code::INVALID_ARGUMENT);
+        };
+        let (gpu, instance) = self.find(&key)?;
+        let compute = instance.compute.iter().find(|compute| compute.ci == ci);
+        let compute = compute.ok_or(Code::INVALID_ARGUMENT)?;
+        self.fault(Some(gpu.index), Some(compute.index))?;
+        Ok((gpu, instance, compute))
+    }
+
+    fn find(&self, key: &InstanceKey) -> Result<(&GpuState, &GpuInstanceState), Code> {
+        let gpu = self.state.gpus.iter().find(|gpu| gpu.uuid == key.gpu).ok_or(Code::INVALID_ARGUMENT)?;
+        let instance = gpu.instance(key.gi).ok_or(Code::INVALID_ARGUMENT)?;
+        Ok((gpu, instance))
+    }
+
+    /// Refuses a client without privileges.
+    pub(super) fn privileged(&self) -> Answer {
+        if self.state.unprivileged { Err(Code::NO_PERMISSION) } else { Ok(()) }
+    }
+}
+
+/// A GPU's handle.
+pub(super) fn gpu_handle(gpu: &GpuState) -> Handle {
+    node::shared().handles.of(Object::Gpu(gpu.uuid.clone()))
+}
+
+/// A GPU instance's handle.
+pub(super) fn instance_handle(gpu: &GpuState, instance: &GpuInstanceState) -> Handle {
+    node::shared().handles.of(Object::Instance(key(gpu, instance)))
+}
+
+/// A compute instance's handle.
+pub(super) fn compute_handle(gpu: &GpuState, instance: &GpuInstanceState, ci: u32) -> Handle {
+    node::shared().handles.of(Object::Compute(key(gpu, instance), ci))
+}
+
+/// A MIG device's handle.
+pub(super) fn mig_handle(gpu: &GpuState, mig: &MigState) -> Result<Handle, Code> {
+    let instance = gpu.instance(mig.gi).ok_or(Code::NOT_FOUND)?;
+    Ok(node::shared().handles.of(Object::Mig(key(gpu, instance), mig.ci)))
+}
+
+fn key(gpu: &GpuState, instance: &GpuInstanceState) -> InstanceKey {
+    InstanceKey {
+        gpu: gpu.uuid.clone(),
+        gi: instance.gi,
+        profile_id: instance.profile.id,
+        start: instance.placement.start,
+    }
+}

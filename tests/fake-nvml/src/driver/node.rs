@@ -1,0 +1,112 @@
+//! The node that the loaded library plays: found once, read again whenever its description changed.
+
+use std::{
+    env, fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+};
+
+use super::handles::Handles;
+use crate::{
+    Code, Description, DriverState,
+    counters::Counters,
+    driver::CALLS,
+    host,
+    node::{DESCRIPTION, counters_file, error_file},
+    state::NodeState,
+    tree,
+};
+
+/// What the process shares. Held only for moments: never while a call waits or is delayed.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    /// Clients that initialised and did not shut down.
+    pub(super) clients: u32,
+    pub(super) handles: Handles,
+    /// What the last good description means.
+    state: Option<Arc<NodeState>>,
+    /// Of the description that was read last, good or bad.
+    stamp: Option<Stamp>,
+}
+
+/// Tells one content of a file from the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+/// The process's part in the node.
+pub(super) fn shared() -> MutexGuard<'static, Shared> {
+    static SHARED: LazyLock<Mutex<Shared>> = LazyLock::new(Mutex::default);
+    SHARED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The node's folder: `FAKE_NVML_NODE`, or the first folder above the library with a description.
+pub(super) fn root() -> Option<&'static Path> {
+    static ROOT: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
+        if let Some(root) = env::var_os("FAKE_NVML_NODE") {
+            return Some(PathBuf::from(root));
+        }
+        let library = host::own_library()?;
+        library.ancestors().skip(1).find(|folder| folder.join(DESCRIPTION).is_file()).map(Path::to_owned)
+    });
+    ROOT.as_deref()
+}
+
+/// Counts a call of the `index`-th function, where the node's table can be written.
+pub(super) fn count(index: usize) {
+    static COUNTERS: LazyLock<Option<Counters>> =
+        LazyLock::new(|| Counters::open(&counters_file(root()?), &CALLS).ok());
+    if let Some(counters) = COUNTERS.as_ref() {
+        counters.count(index);
+    }
+}
+
+/// The node as it is now, whatever its driver's state.
+pub(super) fn state() -> Result<Arc<NodeState>, Code> {
+    // No node: as if the kernel driver were missing, for that is what the client can say about it.
+    let root = root().ok_or(Code::DRIVER_NOT_LOADED)?;
+    let file = root.join(DESCRIPTION);
+    let stamp = fs::metadata(&file).ok().map(|found| Stamp {
+        inode: found.ino(),
+        size: found.size(),
+        modified: (found.mtime(), found.mtime_nsec()),
+    });
+    let mut shared = shared();
+    if stamp.is_some() && stamp != shared.stamp {
+        shared.stamp = stamp;
+        match Description::read(&file).and_then(|description| description.resolve()) {
+            Ok(state) => {
+                shared.handles.forget_gone(&state);
+                // A node that this process may not write plays on with the files it has.
+                let _written = tree::locked(root, || tree::write(root, &state));
+                shared.state = Some(Arc::new(state));
+                report(root, "");
+            }
+            Err(error) => report(root, &format!("{error}\n")),
+        }
+    }
+    shared.state.clone().ok_or(Code::UNKNOWN)
+}
+
+/// Says why a description was refused, or that it no longer is.
+fn report(root: &Path, problem: &str) {
+    let file = error_file(root);
+    let said = fs::read_to_string(&file).unwrap_or_default();
+    if said != problem {
+        // Nowhere else to say it: a library has no output of its own.
+        let _written = tree::replace(root, &file, problem.as_bytes());
+    }
+}
+
+/// What the driver's state lets calls answer.
+pub(super) fn check_driver(state: &NodeState) -> Result<(), Code> {
+    match state.driver {
+        DriverState::Loaded => Ok(()),
+        DriverState::NotLoaded => Err(Code::DRIVER_NOT_LOADED),
+        DriverState::VersionMismatch => Err(Code::LIB_RM_VERSION_MISMATCH),
+    }
+}

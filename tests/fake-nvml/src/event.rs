@@ -1,0 +1,93 @@
+//! Events, and the file that carries them from a node's owner to the loaded library.
+//!
+//! `fake-nvml/events` has one line for each event: GPU UUID, type bits, data, GPU instance ID and compute
+//! instance ID (`-` for none). It only grows; a client sees what was added after it registered.
+
+use crate::state::GpuState;
+
+/// What NVML gives for an instance ID when an event belongs to no instance.
+pub(crate) const NO_INSTANCE: u32 = u32::MAX;
+
+const XID: u64 = 8;
+const MIG_CONFIG_CHANGE: u64 = 0x100;
+
+/// Something that the driver tells clients that wait for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    pub(crate) gpu: u32,
+    pub(crate) kind: u64,
+    pub(crate) data: u64,
+    pub(crate) gi: Option<u32>,
+    pub(crate) ci: Option<u32>,
+}
+
+impl Event {
+    /// A critical error of this Xid, on GPU 0 as a whole until told otherwise.
+    #[must_use]
+    pub fn xid(xid: u64) -> Self {
+        Self::other(XID, xid)
+    }
+
+    /// MIG mode or a layout changed.
+    #[must_use]
+    pub fn mig_config_change() -> Self {
+        Self::other(MIG_CONFIG_CHANGE, 0)
+    }
+
+    /// An event of any type: its `nvmlEventType…` bit, and what it carries as `eventData`.
+    #[must_use]
+    pub fn other(kind: u64, data: u64) -> Self {
+        Self { gpu: 0, kind, data, gi: None, ci: None }
+    }
+
+    /// On the GPU of this index.
+    #[must_use]
+    pub fn on_gpu(mut self, index: u32) -> Self {
+        self.gpu = index;
+        self
+    }
+
+    /// On all of a GPU instance.
+    #[must_use]
+    pub fn on_gpu_instance(mut self, gi: u32) -> Self {
+        self.gi = Some(gi);
+        self.ci = None;
+        self
+    }
+
+    /// On one compute instance of a GPU instance.
+    #[must_use]
+    pub fn on_instance(mut self, gi: u32, ci: u32) -> Self {
+        self.gi = Some(gi);
+        self.ci = Some(ci);
+        self
+    }
+
+    pub(crate) fn line(&self, gpu: &GpuState) -> String {
+        let id = |id: Option<u32>| id.map_or_else(|| "-".to_owned(), |id| id.to_string());
+        format!("{} {:#x} {} {} {}\n", gpu.uuid, self.kind, self.data, id(self.gi), id(self.ci))
+    }
+}
+
+/// An event as a client gets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Received {
+    pub(crate) gpu: String,
+    pub(crate) kind: u64,
+    pub(crate) data: u64,
+    pub(crate) gi: u32,
+    pub(crate) ci: u32,
+}
+
+/// Reads a line; a broken one is nobody's event.
+pub(crate) fn parse(line: &str) -> Option<Received> {
+    let mut words = line.split_whitespace();
+    let gpu = words.next()?.to_owned();
+    let kind = u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok()?;
+    let data = words.next()?.parse().ok()?;
+    let mut id = || match words.next()? {
+        "-" => Some(NO_INSTANCE),
+        id => id.parse().ok(),
+    };
+    Some(Received { gpu, kind, data, gi: id()?, ci: id()? })
+}

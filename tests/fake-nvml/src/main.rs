@@ -1,0 +1,2 @@
+//! Makes and changes nodes by hand.
+fn main() {}

@@ -1,0 +1,205 @@
+//! A node's folder: made, changed and watched from outside of the processes that loaded its library.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    Description, Event, NodeError, counters,
+    description::{ComputeInstance, Gpu},
+    library_file,
+    state::{GpuState, NodeState},
+    tree,
+};
+
+/// The description's file name.
+pub(crate) const DESCRIPTION: &str = "node.yaml";
+
+/// A node's folder. It stays when the value is dropped.
+///
+/// ```text
+/// node.yaml                         the description; edit it, and the next call sees it
+/// usr/lib64/libnvidia-ml.so.1       the library, a copy
+/// proc/ dev/ sys/                   the driver's files
+/// fake-nvml/events, counters, error what passes between the owner and the loaded library
+/// ```
+#[derive(Clone, Debug)]
+pub struct Node {
+    root: PathBuf,
+}
+
+impl Node {
+    /// Makes a node in this folder, which may be one already: it then gets this description.
+    pub fn create(root: impl AsRef<Path>, description: &Description) -> Result<Self, NodeError> {
+        let root = root.as_ref();
+        let description = description.clone().expanded();
+        let state = description.resolve()?;
+        let library = library_file()?;
+        let control = tree::control(root);
+        fs::create_dir_all(&control).map_err(NodeError::io("make", &control))?;
+        let root = root.canonicalize().map_err(NodeError::io("find", root))?;
+        let node = Self { root };
+        tree::locked(&node.root, || {
+            let contents = fs::read(&library).map_err(NodeError::io("read", &library))?;
+            let copy = node.library();
+            let folder = copy.parent().unwrap_or(&node.root);
+            fs::create_dir_all(folder).map_err(NodeError::io("make", folder))?;
+            // A copy, not a link: the loader tells libraries apart by inode, and two nodes are two.
+            tree::replace(&node.root, &copy, &contents)?;
+            let counters = node.counters_file();
+            counters::create(&counters).map_err(NodeError::io("make", &counters))?;
+            let events = node.events_file();
+            OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(&events)
+                .map_err(NodeError::io("make", &events))?;
+            node.write(&description, &state)
+        })?;
+        Ok(node)
+    }
+
+    /// A node that is there already.
+    pub fn open(root: impl AsRef<Path>) -> Result<Self, NodeError> {
+        let root = root.as_ref();
+        if !root.join(DESCRIPTION).is_file() {
+            return Err(NodeError::NotANode { path: root.to_owned() });
+        }
+        Ok(Self { root: root.canonicalize().map_err(NodeError::io("find", root))? })
+    }
+
+    /// The folder: what a device plugin takes for the driver's root. `proc`, `dev` and `sys` are in it.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The library that clients load.
+    pub fn library(&self) -> PathBuf {
+        self.root.join("usr/lib64/libnvidia-ml.so.1")
+    }
+
+    /// The description as it is now.
+    pub fn description(&self) -> Result<Description, NodeError> {
+        Description::read(self.description_file())
+    }
+
+    /// Changes the description, in one step for those that read it. Instances that are there keep their
+    /// placement and their IDs, whatever happens to those before them in the layout.
+    ///
+    /// When this returns, the files are changed and the next NVML call of any client sees the new state.
+    pub fn update(&self, change: impl FnOnce(&mut Description)) -> Result<(), NodeError> {
+        tree::locked(&self.root, || {
+            let mut description = self.description()?;
+            let state = description.resolve()?;
+            pin(&mut description, &state);
+            change(&mut description);
+            let description = description.expanded();
+            let state = description.resolve()?;
+            self.write(&description, &state)
+        })
+    }
+
+    /// The GPUs and their MIG devices as NVML shows them now, faults aside.
+    pub fn gpus(&self) -> Result<Vec<GpuState>, NodeError> {
+        Ok(self.description()?.resolve()?.gpus)
+    }
+
+    /// Tells every client that waits for such events.
+    pub fn send(&self, event: &Event) -> Result<(), NodeError> {
+        let gpus = self.gpus()?;
+        let gpu = gpus.get(event.gpu as usize).ok_or_else(|| NodeError::Invalid {
+            problems: vec![format!("event: gpu {} is none of the {} GPUs", event.gpu, gpus.len())],
+        })?;
+        let path = self.events_file();
+        let file = OpenOptions::new().append(true).open(&path);
+        // One write, so that lines of two senders do not mix.
+        file.and_then(|mut file| file.write_all(event.line(gpu).as_bytes()))
+            .map_err(NodeError::io("write", &path))
+    }
+
+    /// How often each NVML function was called by any process, since the node was made or they were reset.
+    pub fn counters(&self) -> Result<BTreeMap<String, u64>, NodeError> {
+        let path = self.counters_file();
+        counters::read(&path).map_err(NodeError::io("read", &path))
+    }
+
+    /// Sets every count to zero.
+    pub fn reset_counters(&self) -> Result<(), NodeError> {
+        let path = self.counters_file();
+        counters::reset(&path).map_err(NodeError::io("write", &path))
+    }
+
+    /// Why the loaded library could not take the description over, if it could not: it then plays the last
+    /// good one. Empty again with the next good one.
+    pub fn error(&self) -> Result<Option<String>, NodeError> {
+        let path = error_file(&self.root);
+        match fs::read_to_string(&path) {
+            Ok(text) if text.is_empty() => Ok(None),
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(NodeError::io("read", path)(error)),
+        }
+    }
+
+    /// The description's file, for edits by hand.
+    pub fn description_file(&self) -> PathBuf {
+        self.root.join(DESCRIPTION)
+    }
+
+    fn write(&self, description: &Description, state: &NodeState) -> Result<(), NodeError> {
+        tree::replace(&self.root, &self.description_file(), description.to_yaml()?.as_bytes())?;
+        tree::write(&self.root, state)
+    }
+
+    fn counters_file(&self) -> PathBuf {
+        counters_file(&self.root)
+    }
+
+    fn events_file(&self) -> PathBuf {
+        events_file(&self.root)
+    }
+}
+
+/// The table of calls.
+pub(crate) fn counters_file(root: &Path) -> PathBuf {
+    tree::control(root).join("counters")
+}
+
+/// The list of events.
+pub(crate) fn events_file(root: &Path) -> PathBuf {
+    tree::control(root).join("events")
+}
+
+/// Where the loaded library says why it refused a description.
+pub(crate) fn error_file(root: &Path) -> PathBuf {
+    tree::control(root).join("error")
+}
+
+/// Writes what was decided into the description, so that a change to one instance moves no other.
+fn pin(description: &mut Description, state: &NodeState) {
+    for (gpu, state) in description.gpus.iter_mut().zip(&state.gpus) {
+        pin_gpu(gpu, state);
+    }
+}
+
+fn pin_gpu(gpu: &mut Gpu, state: &GpuState) {
+    gpu.uuid = Some(state.uuid.clone());
+    gpu.serial = Some(state.serial.clone());
+    gpu.pci = Some(state.pci.clone());
+    gpu.minor = Some(state.minor);
+    gpu.numa = Some(state.numa.and_then(|node| i32::try_from(node).ok()).unwrap_or(-1));
+    for (instance, state) in gpu.layout.iter_mut().zip(&state.instances) {
+        instance.start = Some(state.placement.start);
+        instance.gi = Some(state.gi);
+        let Some(compute) = &mut instance.compute else { continue };
+        let pinned = compute.iter().zip(&state.compute).map(|(compute, state)| ComputeInstance {
+            ci: Some(state.ci),
+            start: Some(state.placement.start),
+            ..compute.clone()
+        });
+        *compute = pinned.collect();
+    }
+}

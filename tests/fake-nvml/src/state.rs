@@ -1,0 +1,353 @@
+//! What a description means: every ID, placement, minor and UUID decided.
+
+use crate::{
+    DriverState, NodeError,
+    catalogue::{self, Model, Profile},
+    description::{Description, Fault, Gpu, RecoveryAction},
+    layout, suggest, uuid,
+};
+
+/// Highest minor number of a GPU that has capability minors.
+const LAST_GPU_MINOR: u32 = 31;
+
+/// More MIG devices than any GPU has.
+const LAST_MIG_INDEX: u32 = 63;
+
+/// A node with all decided.
+#[derive(Clone, Debug)]
+pub struct NodeState {
+    /// The driver's version.
+    pub driver_version: String,
+    /// CUDA's version, 1000 × major + 10 × minor.
+    pub cuda_version: i32,
+    /// Whether the kernel driver is there.
+    pub driver: DriverState,
+    /// Whether privileged calls are refused.
+    pub unprivileged: bool,
+    /// Versions of the profile query that the driver knows.
+    pub profile_info_versions: Vec<u32>,
+    /// The GPUs, by index.
+    pub gpus: Vec<GpuState>,
+    /// What goes wrong.
+    pub faults: Vec<Fault>,
+}
+
+/// A GPU with all decided.
+#[derive(Clone, Debug)]
+pub struct GpuState {
+    /// NVML index.
+    pub index: u32,
+    /// `GPU-…`.
+    pub uuid: String,
+    /// Board serial number.
+    pub serial: String,
+    /// Product name.
+    pub name: String,
+    /// PCI address as sysfs writes it, `0000:18:00.0`.
+    pub pci: String,
+    /// Minor number of `/dev/nvidiaN`.
+    pub minor: u32,
+    /// NUMA node.
+    pub numa: Option<u32>,
+    /// Whole memory, in MiB.
+    pub memory_mib: u64,
+    /// Whether MIG mode is on.
+    pub mig_mode: bool,
+    /// Whether MIG mode will be on after the next reset.
+    pub mig_mode_pending: bool,
+    /// What the GPU needs before it can be used again.
+    pub recovery_action: RecoveryAction,
+    /// The MIG devices, by index, which can have holes.
+    pub mig: Vec<MigState>,
+    /// The GPU instances, in the order of the layout.
+    pub instances: Vec<GpuInstanceState>,
+    /// The model.
+    pub model: &'static Model,
+}
+
+/// A MIG device: a compute instance, as NVML's MIG handles show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MigState {
+    /// MIG index on its GPU.
+    pub index: u32,
+    /// `MIG-…`.
+    pub uuid: String,
+    /// Full profile name, e.g. `1g.10gb+me` or `1c.3g.40gb`.
+    pub profile: String,
+    /// GPU instance ID.
+    pub gi: u32,
+    /// Compute instance ID.
+    pub ci: u32,
+    /// Placement of the GPU instance, in memory slices.
+    pub placement: Placement,
+    /// Memory of the GPU instance, in MiB.
+    pub memory_mib: u64,
+    /// Streaming multiprocessors of the compute instance.
+    pub sm: u32,
+    /// Capability minor of the GPU instance.
+    pub gi_minor: u32,
+    /// Capability minor of the compute instance.
+    pub ci_minor: u32,
+}
+
+/// Where an instance lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// First slice.
+    pub start: u32,
+    /// Number of slices.
+    pub size: u32,
+}
+
+/// A GPU instance with all decided.
+#[derive(Clone, Debug)]
+pub struct GpuInstanceState {
+    /// GPU instance ID.
+    pub gi: u32,
+    /// Profile, made up where the description says so.
+    pub profile: Profile,
+    /// Placement, in memory slices.
+    pub placement: Placement,
+    /// Capability minor.
+    pub minor: u32,
+    /// Compute instances, in the order of the layout.
+    pub compute: Vec<ComputeInstanceState>,
+}
+
+/// A compute instance with all decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ComputeInstanceState {
+    /// Compute instance ID.
+    pub ci: u32,
+    /// Placement, in compute slices of its GPU instance.
+    pub placement: Placement,
+    /// Streaming multiprocessors.
+    pub sm: u32,
+    /// Capability minor.
+    pub minor: u32,
+    /// MIG index of its MIG device.
+    pub index: u32,
+}
+
+impl NodeState {
+    /// Decides all that a description leaves open, or lists all that is wrong with it.
+    pub(crate) fn resolve(description: &Description) -> Result<Self, NodeError> {
+        let description = &description.clone().expanded();
+        let mut problems = description.problems();
+        let mut gpus: Vec<GpuState> = Vec::new();
+        let count = description.gpus.len();
+        for (index, gpu) in description.gpus.iter().enumerate() {
+            match resolve_gpu(index, count, gpu) {
+                Ok(state) => {
+                    problems.extend(gpus.iter().filter_map(|other| clash(&state, other)));
+                    gpus.push(state);
+                }
+                Err(wrong) => {
+                    problems.extend(wrong.into_iter().map(|problem| format!("gpus[{index}].{problem}")));
+                }
+            }
+        }
+        if !problems.is_empty() {
+            return Err(NodeError::Invalid { problems });
+        }
+        Ok(Self {
+            driver_version: description.driver_version.clone(),
+            cuda_version: description.cuda().unwrap_or(0),
+            driver: description.driver,
+            unprivileged: description.unprivileged,
+            profile_info_versions: description.profile_info_versions.clone(),
+            gpus,
+            faults: description.faults.clone(),
+        })
+    }
+}
+
+impl GpuState {
+    /// The GPU instance of that ID.
+    pub fn instance(&self, gi: u32) -> Option<&GpuInstanceState> {
+        self.instances.iter().find(|instance| instance.gi == gi)
+    }
+}
+
+fn clash(a: &GpuState, b: &GpuState) -> Option<String> {
+    [
+        ("uuid", a.uuid == b.uuid, &a.uuid),
+        ("pci", a.pci == b.pci, &a.pci),
+        ("minor", a.minor == b.minor, &a.minor.to_string()),
+    ]
+    .into_iter()
+    .find(|(_, same, _)| *same)
+    .map(|(key, _, value)| format!("gpus[{}].{key}: {value} is that of gpus[{}] too", a.index, b.index))
+}
+
+/// Minor of a GPU instance's capability: 135 for each GPU, 9 for each instance, after `config` and `monitor`.
+pub(crate) fn gi_minor(gpu_minor: u32, gi: u32) -> u32 {
+    3 + 135 * gpu_minor + 9 * gi
+}
+
+/// Minor of a compute instance's capability: the ones that follow its GPU instance's.
+pub(crate) fn ci_minor(gpu_minor: u32, gi: u32, ci: u32) -> u32 {
+    gi_minor(gpu_minor, gi) + 1 + ci
+}
+
+fn resolve_gpu(index: usize, count: usize, gpu: &Gpu) -> Result<GpuState, Vec<String>> {
+    let Some(model) = catalogue::model(&gpu.model) else {
+        let keys = catalogue::models().iter().map(|model| model.key.as_str());
+        return Err(vec![format!("model: no model {:?}; {}", gpu.model, suggest::allowed(&gpu.model, keys))]);
+    };
+    let mut problems = Vec::new();
+    let index = u32::try_from(index).unwrap_or(u32::MAX);
+    let minor = gpu.minor.unwrap_or(index);
+    if minor > LAST_GPU_MINOR {
+        problems.push(format!("minor: {minor} is above {LAST_GPU_MINOR}"));
+    }
+    let pci = gpu.pci.as_ref().map_or_else(|| default_pci(index), |pci| pci.to_lowercase());
+    if parse_pci(&pci).is_none() {
+        problems.push(format!("pci: {pci:?} is no address, as 0000:18:00.0"));
+    }
+    if gpu.mig && !model.knows_mig() {
+        problems.push(format!("mig: {} knows no MIG", model.key));
+    }
+    if !gpu.mig && !gpu.layout.is_empty() {
+        problems.push("layout: needs `mig: true`".to_owned());
+    }
+    let gpu_uuid = gpu.uuid.clone().unwrap_or_else(|| uuid::gpu(&model.key, &pci));
+    let numa = match gpu.numa {
+        Some(node) => u32::try_from(node).ok(),
+        None => Some(u32::from(count > 1 && index as usize >= count.div_ceil(2))),
+    };
+    let mut state = GpuState {
+        index,
+        serial: gpu.serial.clone().unwrap_or_else(|| serial(&gpu_uuid)),
+        uuid: gpu_uuid,
+        name: gpu.name.clone().or_else(|| model.products.first().cloned()).unwrap_or_default(),
+        pci,
+        minor,
+        numa,
+        memory_mib: gpu.memory_mib.unwrap_or(model.memory_mib),
+        mig_mode: gpu.mig,
+        mig_mode_pending: gpu.mig_pending.unwrap_or(gpu.mig),
+        recovery_action: gpu.recovery_action,
+        mig: Vec::new(),
+        instances: Vec::new(),
+        model,
+    };
+    if problems.is_empty()
+        && let Err(more) = resolve_instances(&mut state, gpu)
+    {
+        problems.extend(more);
+    }
+    if problems.is_empty() { Ok(state) } else { Err(problems) }
+}
+
+fn resolve_instances(state: &mut GpuState, gpu: &Gpu) -> Result<(), Vec<String>> {
+    let placed = layout::place(state.model, gpu)?;
+    let mut problems = Vec::new();
+    let mut devices = Vec::new();
+    for (at, (instance, placed)) in gpu.layout.iter().zip(placed).enumerate() {
+        let profile = placed.profile;
+        let compute = match layout::place_compute(instance, profile.g) {
+            Ok(compute) => compute,
+            Err(wrong) => {
+                problems.extend(wrong.into_iter().map(|problem| format!("layout[{at}].{problem}")));
+                continue;
+            }
+        };
+        let placement = Placement { start: placed.start, size: profile.size };
+        let mut instance = GpuInstanceState {
+            gi: placed.gi,
+            minor: gi_minor(state.minor, placed.gi),
+            placement,
+            compute: Vec::new(),
+            profile,
+        };
+        for compute in compute {
+            let profile = &instance.profile;
+            let sm = profile.sm * compute.slices / profile.g;
+            let minor = ci_minor(state.minor, instance.gi, compute.ci);
+            instance.compute.push(ComputeInstanceState {
+                ci: compute.ci,
+                placement: Placement { start: compute.start, size: compute.slices },
+                sm,
+                minor,
+                index: 0,
+            });
+            devices.push((
+                compute.index,
+                MigState {
+                    index: 0,
+                    uuid: compute.uuid.unwrap_or_else(|| uuid::mig(&state.uuid, instance.gi, compute.ci)),
+                    profile: if compute.slices == profile.g {
+                        profile.name.clone()
+                    } else {
+                        format!("{}c.{}", compute.slices, profile.name)
+                    },
+                    gi: instance.gi,
+                    ci: compute.ci,
+                    placement,
+                    memory_mib: profile.memory_mib,
+                    sm,
+                    gi_minor: instance.minor,
+                    ci_minor: minor,
+                },
+            ));
+        }
+        state.instances.push(instance);
+    }
+    problems.extend(number(state, devices));
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// Gives MIG devices their indices: those that were written, then the first free ones in list order.
+fn number(state: &mut GpuState, devices: Vec<(Option<u32>, MigState)>) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut taken: Vec<u32> = Vec::new();
+    for index in devices.iter().filter_map(|(index, _)| *index) {
+        if index >= state.model.compute_slices {
+            problems.push(format!("layout: MIG index {index} is above {}", state.model.compute_slices - 1));
+        } else if taken.contains(&index) {
+            problems.push(format!("layout: MIG index {index} is taken"));
+        }
+        taken.push(index);
+    }
+    for (wanted, mut device) in devices {
+        let free = || (0..=LAST_MIG_INDEX).find(|index| !taken.contains(index)).unwrap_or(LAST_MIG_INDEX);
+        device.index = wanted.unwrap_or_else(free);
+        taken.push(device.index);
+        for instance in state.instances.iter_mut().filter(|instance| instance.gi == device.gi) {
+            for compute in instance.compute.iter_mut().filter(|compute| compute.ci == device.ci) {
+                compute.index = device.index;
+            }
+        }
+        state.mig.push(device);
+    }
+    state.mig.sort_by_key(|device| device.index);
+    problems
+}
+
+/// The addresses of a usual eight-GPU board, and on from there.
+fn default_pci(index: u32) -> String {
+    let (domain, place) = (index / 24, index % 24);
+    format!("{domain:04x}:{:02x}:00.0", 0x18 + 8 * place)
+}
+
+/// Domain, bus and device of an address as sysfs writes it.
+pub(crate) fn parse_pci(text: &str) -> Option<(u32, u32, u32)> {
+    let mut parts = text.split(':');
+    let (domain, bus, rest) = (parts.next()?, parts.next()?, parts.next()?);
+    let (device, function) = rest.split_once('.')?;
+    let hex = |digits: &str, length| {
+        (digits.len() == length).then(|| u32::from_str_radix(digits, 16).ok()).flatten()
+    };
+    hex(function, 1)?;
+    match parts.next() {
+        None => Some((hex(domain, 4).or_else(|| hex(domain, 8))?, hex(bus, 2)?, hex(device, 2)?)),
+        Some(_) => None,
+    }
+}
+
+/// Thirteen digits, as serial numbers have, from the UUID's.
+fn serial(uuid: &str) -> String {
+    let sum = uuid.bytes().fold(7u64, |sum, byte| (sum * 131 + u64::from(byte)) % 1_000_000_000_000);
+    format!("1{sum:012}")
+}

@@ -1,0 +1,256 @@
+//! The files of a node with NVIDIA's driver, below `proc`, `dev` and `sys`.
+//!
+//! They come and go with the instances. Only what the fake makes is ever removed: in `dev` the names that
+//! start with `nvidia`, in `proc/driver` and `sys/bus/pci/devices` everything.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs::{self, OpenOptions},
+    io,
+    os::unix::fs::{FileTypeExt, MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    DriverState, NodeError, host,
+    layout::{LAST_CI, LAST_GI},
+    state::{GpuState, NodeState, ci_minor, gi_minor},
+};
+
+/// Character majors; the first is fixed in the kernel's list, the others are as real nodes have had them.
+const NVIDIA_MAJOR: u32 = 195;
+const UVM_MAJOR: u32 = 508;
+const CAPS_MAJOR: u32 = 511;
+/// GPU minors that have capability minors.
+const GPUS: u32 = 32;
+
+enum Entry {
+    Text(String),
+    Device(u32, u32),
+}
+
+/// The folder of the fake's own files in a node.
+pub(crate) fn control(root: &Path) -> PathBuf {
+    root.join("fake-nvml")
+}
+
+/// Runs `work` while no other process changes the node.
+pub(crate) fn locked<T>(root: &Path, work: impl FnOnce() -> Result<T, NodeError>) -> Result<T, NodeError> {
+    let path = control(root).join("lock");
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let lock = lock.map_err(NodeError::io("open", &path))?;
+    lock.lock().map_err(NodeError::io("lock", &path))?;
+    work()
+}
+
+/// Writes a file in one step, so that nobody reads half of it.
+pub(crate) fn replace(root: &Path, path: &Path, contents: &[u8]) -> Result<(), NodeError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = control(root).join(format!("new-{}-{name}", std::process::id()));
+    fs::write(&temporary, contents).map_err(NodeError::io("write", &temporary))?;
+    fs::rename(&temporary, path).map_err(NodeError::io("write", path))
+}
+
+/// Makes the tree as the state has it: writes what differs, removes what is gone. To be called `locked`.
+pub(crate) fn write(root: &Path, state: &NodeState) -> Result<(), NodeError> {
+    let wanted = entries(state);
+    for folder in ["proc/driver", "dev/nvidia-caps", "sys/bus/pci/devices"] {
+        sweep(root, &root.join(folder), &wanted)?;
+    }
+    sweep_devices(root, &wanted)?;
+    for (path, entry) in &wanted {
+        let path = root.join(path);
+        match entry {
+            Entry::Text(text) => {
+                if fs::read(&path).is_ok_and(|found| found == text.as_bytes()) {
+                    continue;
+                }
+                make_parent(&path)?;
+                replace(root, &path, text.as_bytes())?;
+            }
+            Entry::Device(major, minor) => make_device(&path, *major, *minor)?,
+        }
+    }
+    Ok(())
+}
+
+fn make_parent(path: &Path) -> Result<(), NodeError> {
+    match path.parent() {
+        Some(parent) => fs::create_dir_all(parent).map_err(NodeError::io("make", parent)),
+        None => Ok(()),
+    }
+}
+
+/// Makes a device node, or a plain file where this process may make none.
+fn make_device(path: &Path, major: u32, minor: u32) -> Result<(), NodeError> {
+    if let Ok(found) = fs::symlink_metadata(path) {
+        let right = found.file_type().is_char_device() && found.rdev() == libc::makedev(major, minor);
+        // A plain file is left as it is: it was made where no device could be.
+        if right || found.file_type().is_file() {
+            return Ok(());
+        }
+        fs::remove_file(path).map_err(NodeError::io("remove", path))?;
+    }
+    make_parent(path)?;
+    if host::is_root() && host::make_character_device(path, major, minor).is_ok() {
+        return Ok(());
+    }
+    fs::write(path, []).map_err(NodeError::io("write", path))
+}
+
+/// Removes files below `folder` that are not wanted, and folders that this leaves empty.
+fn sweep(root: &Path, folder: &Path, wanted: &BTreeMap<PathBuf, Entry>) -> Result<(), NodeError> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(NodeError::io("read", folder)(error)),
+    };
+    for entry in entries {
+        let path = entry.map_err(NodeError::io("read", folder))?.path();
+        if path.is_dir() {
+            sweep(root, &path, wanted)?;
+            let empty = fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_none());
+            if empty {
+                fs::remove_dir(&path).map_err(NodeError::io("remove", &path))?;
+            }
+        } else if path.strip_prefix(root).is_ok_and(|relative| !wanted.contains_key(relative)) {
+            fs::remove_file(&path).map_err(NodeError::io("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes device files of the fake's that are not wanted, directly in `dev`.
+fn sweep_devices(root: &Path, wanted: &BTreeMap<PathBuf, Entry>) -> Result<(), NodeError> {
+    let Ok(entries) = fs::read_dir(root.join("dev")) else { return Ok(()) };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let ours = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("nvidia"));
+        let gone = path.strip_prefix(root).is_ok_and(|relative| !wanted.contains_key(relative));
+        if ours && gone && !path.is_dir() {
+            fs::remove_file(&path).map_err(NodeError::io("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
+fn entries(state: &NodeState) -> BTreeMap<PathBuf, Entry> {
+    let mut entries = BTreeMap::new();
+    let mut text = |path: String, text: String| {
+        entries.insert(PathBuf::from(path), Entry::Text(text));
+    };
+    // The GPUs are on the bus whether or not a driver is loaded.
+    for gpu in &state.gpus {
+        let folder = format!("sys/bus/pci/devices/{}", gpu.pci);
+        let id = gpu.model.pci_device_id;
+        text(format!("{folder}/numa_node"), format!("{}\n", gpu.numa.map_or(-1, i64::from)));
+        text(format!("{folder}/vendor"), format!("{:#06x}\n", id & 0xffff));
+        text(format!("{folder}/device"), format!("{:#06x}\n", id >> 16));
+        text(format!("{folder}/class"), "0x030200\n".to_owned());
+    }
+    let loaded = state.driver != DriverState::NotLoaded;
+    text("proc/devices".to_owned(), devices(loaded));
+    if !loaded {
+        return entries;
+    }
+    let version = &state.driver_version;
+    text(
+        "proc/driver/nvidia/version".to_owned(),
+        format!("NVRM version: NVIDIA UNIX x86_64 Kernel Module  {version}  (fake-nvml)\n"),
+    );
+    text("proc/driver/nvidia-caps/mig-minors".to_owned(), mig_minors());
+    text("proc/driver/nvidia/capabilities/mig/config".to_owned(), capability(1, 256));
+    text("proc/driver/nvidia/capabilities/mig/monitor".to_owned(), capability(2, 292));
+    for gpu in &state.gpus {
+        text(format!("proc/driver/nvidia/gpus/{}/information", gpu.pci), information(gpu));
+        let folder = format!("proc/driver/nvidia/capabilities/gpu{}/mig", gpu.minor);
+        for instance in &gpu.instances {
+            let folder = format!("{folder}/gi{}", instance.gi);
+            text(format!("{folder}/access"), capability(instance.minor, 292));
+            for compute in &instance.compute {
+                text(format!("{folder}/ci{}/access", compute.ci), capability(compute.minor, 292));
+            }
+        }
+    }
+    entries.extend(device_nodes(state));
+    entries
+}
+
+fn device_nodes(state: &NodeState) -> BTreeMap<PathBuf, Entry> {
+    let mut nodes = BTreeMap::new();
+    let mut node = |name: String, major, minor| {
+        nodes.insert(PathBuf::from(format!("dev/{name}")), Entry::Device(major, minor));
+    };
+    node("nvidiactl".to_owned(), NVIDIA_MAJOR, 255);
+    node("nvidia-modeset".to_owned(), NVIDIA_MAJOR, 254);
+    node("nvidia-uvm".to_owned(), UVM_MAJOR, 0);
+    node("nvidia-uvm-tools".to_owned(), UVM_MAJOR, 1);
+    let mut capabilities = vec![1, 2];
+    for gpu in &state.gpus {
+        node(format!("nvidia{}", gpu.minor), NVIDIA_MAJOR, gpu.minor);
+        for instance in &gpu.instances {
+            capabilities.push(instance.minor);
+            capabilities.extend(instance.compute.iter().map(|compute| compute.minor));
+        }
+    }
+    for minor in capabilities {
+        node(format!("nvidia-caps/nvidia-cap{minor}"), CAPS_MAJOR, minor);
+    }
+    nodes
+}
+
+fn devices(loaded: bool) -> String {
+    let mut text = "Character devices:\n  1 mem\n  5 /dev/tty\n".to_owned();
+    if loaded {
+        for (major, name) in [
+            (NVIDIA_MAJOR, "nvidia"),
+            (NVIDIA_MAJOR, "nvidia-modeset"),
+            (NVIDIA_MAJOR, "nvidiactl"),
+            (UVM_MAJOR, "nvidia-uvm"),
+            (CAPS_MAJOR, "nvidia-caps"),
+        ] {
+            let _infallible = writeln!(text, "{major:3} {name}");
+        }
+    }
+    text.push_str("\nBlock devices:\n259 blkext\n");
+    text
+}
+
+/// A capability file. The mode is decimal, as the driver writes it: 292 is 0444, 256 is 0400.
+fn capability(minor: u32, mode: u32) -> String {
+    format!("DeviceFileMinor: {minor}\nDeviceFileMode: {mode}\nDeviceFileModify: 1\n")
+}
+
+fn information(gpu: &GpuState) -> String {
+    format!(
+        "Model: \t\t {}\nGPU UUID: \t {}\nBus Type: \t PCIe\nBus Location: \t {}\nDevice Minor: \t {}\n",
+        gpu.name, gpu.uuid, gpu.pci, gpu.minor
+    )
+}
+
+/// Every capability that could be, whatever GPUs there are.
+fn mig_minors() -> String {
+    let mut text = "config 1\nmonitor 2\n".to_owned();
+    for gpu in 0..GPUS {
+        for gi in 0..=LAST_GI {
+            let _infallible = writeln!(text, "gpu{gpu}/gi{gi}/access {}", gi_minor(gpu, gi));
+            for ci in 0..=LAST_CI {
+                let _infallible = writeln!(text, "gpu{gpu}/gi{gi}/ci{ci}/access {}", ci_minor(gpu, gi, ci));
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mig_minors_has_the_real_size_and_last_line() {
+        let text = mig_minors();
+        assert_eq!(text.lines().count(), 4322);
+        assert_eq!(text.lines().last(), Some("gpu31/gi14/ci7/access 4322"));
+        assert_eq!(text.lines().nth(2), Some("gpu0/gi0/access 3"));
+    }
+}
