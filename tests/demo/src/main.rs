@@ -44,7 +44,7 @@ enum DemoError {
     Node(#[from] fake_nvml::NodeError),
     #[error(transparent)]
     Kubelet(#[from] fake_kubelet::KubeletError),
-    #[error("the pod was not admitted: {0}")]
+    #[error("the pod was not admitted")]
     Pod(#[from] fake_kubelet::AdmissionError),
     #[error("the plugin ended by itself ({status}); its last words:\n{words}")]
     PluginEnded { status: std::process::ExitStatus, words: String },

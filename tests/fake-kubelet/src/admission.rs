@@ -55,8 +55,7 @@ pub enum AdmissionError {
         resource: String,
         /// The call's name.
         call: &'static str,
-        /// The plugin's answer.
-        #[source]
+        /// The plugin's answer. Not the error's source: the kubelet's words have it already.
         status: Box<Status>,
     },
 }
