@@ -12,8 +12,8 @@ const WIDEST_SLICE: u32 = 14;
 const NARROWEST_SLICE: u32 = 3;
 
 /// The drawing, or a sentence where there is none to be made; nothing for a GPU that is not in MIG mode or
-/// of which too little is known.
-pub(super) fn lines(gpu: &Gpu) -> Vec<String> {
+/// of which too little is known. `unread` says that some MIG device of it was left out of the inventory.
+pub(super) fn lines(gpu: &Gpu, unread: bool) -> Vec<String> {
     if !gpu.mig_enabled() {
         return Vec::new();
     }
@@ -27,8 +27,13 @@ pub(super) fn lines(gpu: &Gpu) -> Vec<String> {
     if unplaced.is_empty() || unplaced.len() < instances.len() {
         // A gap may be free, or belong to an instance whose place is unknown.
         let hidden: Vec<u32> = unplaced.iter().chain(&gpu.empty_gpu_instances).copied().collect();
-        let gap = if hidden.is_empty() { "free".to_owned() } else { format!("free or GI {}", list(&hidden)) };
-        lines.extend(row(gpu, &instances, &gap));
+        let hidden = match (hidden.is_empty(), unread) {
+            (true, false) => None,
+            (true, true) => Some("unread".to_owned()),
+            (false, false) => Some(format!("GI {}", list(&hidden))),
+            (false, true) => Some(format!("GI {}, unread", list(&hidden))),
+        };
+        lines.extend(row(gpu, &instances, hidden.as_deref()));
     }
     if !unplaced.is_empty() {
         lines.push(format!(
@@ -64,7 +69,7 @@ struct Stretch {
     lower: String,
 }
 
-fn row(gpu: &Gpu, instances: &[Instance<'_>], gap: &str) -> Vec<String> {
+fn row(gpu: &Gpu, instances: &[Instance<'_>], hidden: Option<&str>) -> Vec<String> {
     let mut placed: Vec<(Placement, &Instance<'_>)> =
         instances.iter().filter_map(|instance| Some((instance.placement?, instance))).collect();
     placed.sort_by_key(|(placement, _)| *placement);
@@ -81,7 +86,7 @@ fn row(gpu: &Gpu, instances: &[Instance<'_>], gap: &str) -> Vec<String> {
         if placement.start < at {
             return vec!["  Memory slices: the driver's placements overlap, see the table".to_owned()];
         }
-        stretches.extend(free(placement.start - at, gap));
+        stretches.extend(free(placement.start - at, hidden));
         stretches.push(Stretch {
             slices: placement.size,
             upper: profiles(&instance.devices),
@@ -89,12 +94,17 @@ fn row(gpu: &Gpu, instances: &[Instance<'_>], gap: &str) -> Vec<String> {
         });
         at = placement.start + placement.size;
     }
-    stretches.extend(free(slices - at, gap));
+    stretches.extend(free(slices - at, hidden));
     draw(&stretches, slices, slice_width)
 }
 
-fn free(slices: u32, label: &str) -> Option<Stretch> {
-    (slices > 0).then(|| Stretch { slices, upper: label.to_owned(), lower: String::new() })
+/// A gap, which may also be what is hidden.
+fn free(slices: u32, hidden: Option<&str>) -> Option<Stretch> {
+    let (upper, lower) = match hidden {
+        None => ("free", ""),
+        Some(hidden) => ("free or", hidden),
+    };
+    (slices > 0).then(|| Stretch { slices, upper: upper.to_owned(), lower: lower.to_owned() })
 }
 
 /// `3g.40gb`, or `1c.3g.40gb x3` where several compute instances share the GPU instance.

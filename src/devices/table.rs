@@ -26,7 +26,11 @@ pub(super) fn render(inventory: &Inventory, columns: Columns) -> String {
     }
     for gpu in &inventory.gpus {
         lines.push(String::new());
-        lines.extend(gpu_lines(gpu, columns));
+        let unread = inventory
+            .problems
+            .iter()
+            .any(|problem| problem.gpu == gpu.index && problem.mig_device.is_some() && problem.left_out);
+        lines.extend(gpu_lines(gpu, unread, columns));
     }
     let problems = problems(inventory);
     if !problems.is_empty() {
@@ -42,7 +46,7 @@ fn headline(inventory: &Inventory) -> String {
     format!("Driver {}{cuda}, {}", inventory.driver_version, inventory.library.display())
 }
 
-fn gpu_lines(gpu: &Gpu, columns: Columns) -> Vec<String> {
+fn gpu_lines(gpu: &Gpu, unread: bool, columns: Columns) -> Vec<String> {
     let mut lines = vec![format!("GPU {}: {}, {}", gpu.index, gpu.name, mode(gpu.mig_mode)), facts(gpu)];
     if !gpu.mig_devices.is_empty() {
         lines.push(String::new());
@@ -50,7 +54,7 @@ fn gpu_lines(gpu: &Gpu, columns: Columns) -> Vec<String> {
     } else if gpu.mig_enabled() {
         lines.push("  no MIG devices".to_owned());
     }
-    let drawing = drawing::lines(gpu);
+    let drawing = drawing::lines(gpu, unread);
     if !drawing.is_empty() {
         lines.push(String::new());
         lines.extend(drawing);

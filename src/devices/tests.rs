@@ -156,8 +156,8 @@ GPU 0: NVIDIA A30, MIG on, off after the next reset
   Memory slices
     0             1             2             3
   ┌───────────────────────────┬─────────────┬─────────────┐
-  │ 1c.2g.12gb x2             │ 1g.6gb      │ free or GI 6│
-  │ GI 1, CI 0 1              │ GI 3        │             │
+  │ 1c.2g.12gb x2             │ 1g.6gb      │ free or     │
+  │ GI 1, CI 0 1              │ GI 3        │ GI 6        │
   └───────────────────────────┴─────────────┴─────────────┘
   GPU instance 6 has no compute instance: nothing can run on it
 "
@@ -183,7 +183,7 @@ fn seven_small_slices_leave_the_eighth_memory_slice_free() {
 
 /// The drawing alone.
 fn drawn(gpu: &Gpu) -> String {
-    drawing::lines(gpu).join("\n")
+    drawing::lines(gpu, false).join("\n")
 }
 
 #[test]
@@ -194,12 +194,19 @@ fn an_unknown_placement_is_said_instead_of_drawn() {
     assert_eq!(drawn(&gpu), "  Placement of GPU instance 1 2: unknown, the driver did not tell");
     // One that is known is drawn, and the gaps may be the other's.
     gpu.mig_devices[0].placement = Some(Placement { start: 4, size: 4 });
-    assert!(drawn(&gpu).contains("│ free or GI 2"));
+    let text = drawn(&gpu);
+    assert!(text.contains("│ free or ") && text.contains("│ GI 2 "), "{text}");
     // Nonsense is not drawn.
     gpu.mig_devices[1].placement = Some(Placement { start: 2, size: 4 });
     assert_eq!(drawn(&gpu), "  Memory slices: the driver's placements overlap, see the table");
     gpu.mig_devices[1].placement = Some(Placement { start: u32::MAX, size: 4 });
     assert_eq!(drawn(&gpu), "");
+}
+
+#[test]
+fn a_gap_may_be_what_could_not_be_read() {
+    let text = drawing::lines(&h100(), true).join("\n");
+    assert!(text.contains("│ free or   │") && text.contains("│ unread    │"), "{text}");
 }
 
 #[test]
