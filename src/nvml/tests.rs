@@ -415,8 +415,13 @@ async fn a_change_is_seen_by_the_next_look_and_only_a_change_is_reported() {
     assert_eq!(profiles(&listener.inventory().await, 0), ["1g.10gb"]);
     let before = fake.calls();
     listener.session.rescan();
-    listener.expect_silence(Duration::from_millis(200)).await;
-    assert!(fake.calls() > before, "asked for a look, and there was none");
+    let looked = async {
+        while fake.calls() == before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), looked).await.expect("asked for a look, and there was none");
+    listener.expect_silence(Duration::from_millis(100)).await;
     fake.update(|d| d.set_mig(0, &["3g.40gb", "3g.40gb"]));
     for _ in 0..100 {
         listener.session.rescan();
