@@ -6,7 +6,7 @@ use std::{
     io,
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
-        unix::ffi::OsStrExt,
+        unix::{ffi::OsStrExt, fs::PermissionsExt},
     },
     path::{Path, PathBuf},
     sync::atomic::AtomicU64,
@@ -47,7 +47,8 @@ pub(crate) fn make_character_device(path: &Path, major: u32, minor: u32) -> io::
     if made != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(())
+    // The process's umask took bits away.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
 }
 
 /// Waits. Not `thread::sleep`, so that the one place that plays a slow driver stands out from mistakes.

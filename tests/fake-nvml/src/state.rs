@@ -1,5 +1,7 @@
 //! What a description means: every ID, placement, minor and UUID decided.
 
+use std::collections::BTreeMap;
+
 use crate::{
     DriverState, NodeError,
     catalogue::{self, Model, Profile},
@@ -147,6 +149,7 @@ impl NodeState {
                 }
             }
         }
+        problems.extend(twice(&gpus));
         if !problems.is_empty() {
             return Err(NodeError::Invalid { problems });
         }
@@ -167,6 +170,23 @@ impl GpuState {
     pub fn instance(&self, gi: u32) -> Option<&GpuInstanceState> {
         self.instances.iter().find(|instance| instance.gi == gi)
     }
+}
+
+/// MIG UUIDs that two MIG devices have: one of them was written by hand.
+fn twice(gpus: &[GpuState]) -> Vec<String> {
+    let mut seen: BTreeMap<&str, (u32, u32)> = BTreeMap::new();
+    let mut problems = Vec::new();
+    for gpu in gpus {
+        for mig in &gpu.mig {
+            if let Some((other, index)) = seen.insert(&mig.uuid, (gpu.index, mig.index)) {
+                problems.push(format!(
+                    "gpus[{}].layout: UUID {} of MIG device {} is that of device {index} of gpus[{other}] too",
+                    gpu.index, mig.uuid, mig.index
+                ));
+            }
+        }
+    }
+    problems
 }
 
 fn clash(a: &GpuState, b: &GpuState) -> Option<String> {

@@ -9,8 +9,11 @@
     reason = "only tests read this"
 )]
 
+mod changes;
 mod client;
 mod events;
+mod faults;
+mod layouts;
 mod listing;
 
 use fake_nvml::{Description, Node};
