@@ -9,7 +9,7 @@ use crate::devices::Format;
 /// containers. Without a command it serves until it is told to stop (SIGTERM, SIGINT); SIGHUP makes it look for
 /// changes at once.
 #[derive(Debug, Parser)]
-#[command(name = "mig-device-plugin", version, max_term_width = 110)]
+#[command(name = "mig-device-plugin", version, max_term_width = 110, args_override_self = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -33,7 +33,9 @@ pub enum Command {
 }
 
 /// Reads the command line and the environment: the command, if there is one, and the values of all flags.
-pub fn parse(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Result<(Option<Command>, Values), clap::Error> {
+pub fn parse(
+    arguments: impl IntoIterator<Item = std::ffi::OsString>,
+) -> Result<(Option<Command>, Values), clap::Error> {
     let mut command = Cli::command();
     let matches = command.try_get_matches_from_mut(arguments)?;
     let cli = Cli::from_arg_matches(&matches)?;

@@ -27,7 +27,9 @@ use crate::inventory::Inventory;
 use crate::kubelet::{Context, Endpoint, EndpointEvent, PodResourcesError, held_devices};
 use crate::nvml::{DriverError, Report};
 use crate::resource::ledger::{Change, Ledger};
-use crate::resource::{Device, DeviceId, DeviceSpecs, MigStrategy, Reason, ResourceName, ResourceSet, resolve};
+use crate::resource::{
+    Device, DeviceId, DeviceSpecs, MigStrategy, Reason, ResourceName, ResourceSet, resolve,
+};
 
 /// How long a list that says `Unhealthy` stands before the device may be left out, so that the kubelet sees both.
 const SEEN: Duration = Duration::from_millis(500);
@@ -263,9 +265,11 @@ impl Supervisor {
         let now = Instant::now();
         let leaving = self.ledger.leaving().map(|(name, id)| (name.clone(), id.clone()));
         let since = |old: Option<Instant>| old.unwrap_or(now);
-        self.leaving_since = leaving.map(|key| (key.clone(), since(self.leaving_since.get(&key).copied()))).collect();
+        self.leaving_since =
+            leaving.map(|key| (key.clone(), since(self.leaving_since.get(&key).copied()))).collect();
         let empty = self.ledger.empty().cloned();
-        self.empty_since = empty.map(|key| (key.clone(), since(self.empty_since.get(&key).copied()))).collect();
+        self.empty_since =
+            empty.map(|key| (key.clone(), since(self.empty_since.get(&key).copied()))).collect();
     }
 
     /// The rules of the kubelet: it must have seen the device as unhealthy, must be done with an `Allocate` of

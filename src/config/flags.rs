@@ -9,7 +9,13 @@ use clap::Args;
 pub struct RootFlags {
     /// Where the host's driver root is mounted; libnvidia-ml.so.1 is looked for there, then by the
     /// loader [default: /driver-root]
-    #[arg(long, alias = "container-driver-root", value_name = "PATH", env = "DRIVER_ROOT_CTR_PATH", global = true)]
+    #[arg(
+        long,
+        alias = "container-driver-root",
+        value_name = "PATH",
+        env = "DRIVER_ROOT_CTR_PATH",
+        global = true
+    )]
     driver_root_ctr_path: Option<String>,
 
     /// Where to look whether a device node exists [default: the driver root if it has a folder dev, else /]
@@ -76,7 +82,13 @@ pub struct Flags {
     nvidia_driver_root: Option<String>,
 
     /// In front of device nodes' paths in answers [default: the driver root on the host]
-    #[arg(long, alias = "dev-root", value_name = "PATH", env = "NVIDIA_DEV_ROOT", help_heading = "On the host")]
+    #[arg(
+        long,
+        alias = "dev-root",
+        value_name = "PATH",
+        env = "NVIDIA_DEV_ROOT",
+        help_heading = "On the host"
+    )]
     nvidia_dev_root: Option<String>,
 
     /// The kubelet's registration socket; ours are made in the same folder

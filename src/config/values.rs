@@ -80,7 +80,9 @@ impl Values {
         }
         match humantime::parse_duration(&given.text) {
             Ok(duration) => duration,
-            Err(_) => self.mistake(flag, "it is a time with a unit, such as 500ms, 10s, 1m30s, or 0").unwrap_or(default),
+            Err(_) => self
+                .mistake(flag, "it is a time with a unit, such as 500ms, 10s, 1m30s, or 0")
+                .unwrap_or(default),
         }
     }
 
@@ -101,9 +103,9 @@ impl Values {
         let numbers: Result<Vec<u32>, _> = given.text.split(',').map(|part| part.trim().parse()).collect();
         match numbers {
             Ok(numbers) => numbers,
-            Err(_) => {
-                self.mistake(flag, "it is a user's number, or several with commas between").unwrap_or_default()
-            }
+            Err(_) => self
+                .mistake(flag, "it is a user's number, or several with commas between")
+                .unwrap_or_default(),
         }
     }
 
@@ -118,7 +120,10 @@ impl Values {
         match given.text.parse::<Targets>() {
             Ok(targets) => targets,
             Err(_) => self
-                .mistake(flag, "it is error, warn, info, debug or trace, or module=level pairs with commas between")
+                .mistake(
+                    flag,
+                    "it is error, warn, info, debug or trace, or module=level pairs with commas between",
+                )
                 .unwrap_or(quiet),
         }
     }

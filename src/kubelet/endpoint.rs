@@ -27,11 +27,11 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::Context;
 use super::folder::FolderState;
 use super::offer::Offer;
 use super::registration::register;
 use super::server::Server;
-use super::Context;
 use crate::resource::{Device, DeviceId, ResourceName};
 
 /// The first and the longest wait between two attempts.

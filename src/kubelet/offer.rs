@@ -24,13 +24,7 @@ pub(super) struct Offer {
 
 impl Offer {
     pub(super) fn new(resource: ResourceName, rules: Rules, paths: Paths, devices: Vec<Device>) -> Self {
-        Self {
-            resource,
-            rules,
-            paths,
-            list: watch::Sender::new(devices),
-            allocated: Mutex::default(),
-        }
+        Self { resource, rules, paths, list: watch::Sender::new(devices), allocated: Mutex::default() }
     }
 
     pub(super) fn resource(&self) -> &ResourceName {
@@ -68,7 +62,12 @@ impl Offer {
         Ok(answers)
     }
 
-    pub(super) fn preferred(&self, available: &[String], must_include: &[String], size: usize) -> Vec<String> {
+    pub(super) fn preferred(
+        &self,
+        available: &[String],
+        must_include: &[String],
+        size: usize,
+    ) -> Vec<String> {
         preferred(&self.list.borrow(), available, must_include, size)
     }
 

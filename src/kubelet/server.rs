@@ -21,10 +21,10 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
+use super::EndpointEvent;
 use super::api::deviceplugin::device_plugin_server::DevicePluginServer;
 use super::offer::Offer;
 use super::plugin::Plugin;
-use super::EndpointEvent;
 
 /// Connections that one server accepts at a time. The kubelet dials once per registration, before anybody else can
 /// know the socket's name, so whoever comes later cannot crowd it out.
@@ -124,7 +124,9 @@ impl Server {
         self.ending.cancel();
         match timeout(FINISH, &mut self.task).await {
             Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) => warn!(socket = %self.path.display(), %error, "the server ended with an error"),
+            Ok(Ok(Err(error))) => {
+                warn!(socket = %self.path.display(), %error, "the server ended with an error");
+            }
             Ok(Err(error)) => warn!(socket = %self.path.display(), %error, "the server's task failed"),
             Err(_) => debug!(socket = %self.path.display(), "calls in flight were cut off"),
         }
@@ -232,4 +234,3 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
-

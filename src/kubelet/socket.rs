@@ -56,11 +56,7 @@ impl SocketNames {
         let room = MAX_PATH.checked_sub(taken).ok_or_else(|| FolderTooLong { folder: folder.to_owned() })?;
         let random = RandomState::new().build_hasher().finish();
         let digit = |shift: u32| char::from_digit((random >> shift & 0x1f) as u32, 32).unwrap_or('0');
-        Ok(Self {
-            instance: (0..6).map(|i| digit(i * 5)).collect(),
-            room,
-            next: Arc::new(AtomicU32::new(1)),
-        })
+        Ok(Self { instance: (0..6).map(|i| digit(i * 5)).collect(), room, next: Arc::new(AtomicU32::new(1)) })
     }
 
     /// A name that was not used before.
@@ -85,7 +81,10 @@ pub(super) fn is_ours(name: &str) -> bool {
 
 /// FNV-1a, 32 bits: stable over versions of this program and of Rust, unlike the standard library's hashers.
 fn hash(resource: &ResourceName) -> u32 {
-    resource.as_str().bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+    resource
+        .as_str()
+        .bytes()
+        .fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 /// Removes the sockets of earlier runs from `folder`: those with our prefix that nobody listens on.
@@ -101,7 +100,9 @@ pub async fn sweep(folder: &Path) {
         if matches!(answer, Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused) {
             match std::fs::remove_file(&path) {
                 Ok(()) => info!(socket = %path.display(), "removed the socket of an earlier run"),
-                Err(error) => warn!(socket = %path.display(), %error, "cannot remove the socket of an earlier run"),
+                Err(error) => {
+                    warn!(socket = %path.display(), %error, "cannot remove the socket of an earlier run");
+                }
             }
         }
     }

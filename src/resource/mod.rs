@@ -48,7 +48,9 @@ impl Device {
         self.id == other.id
             && self.gpu_uuid == other.gpu_uuid
             && match (&self.mig, &other.mig) {
-                (None, None) => self.nodes.first().map(|node| &node.path) == other.nodes.first().map(|n| &n.path),
+                (None, None) => {
+                    self.nodes.first().map(|node| &node.path) == other.nodes.first().map(|n| &n.path)
+                }
                 (Some(a), Some(b)) => a.is_same(b),
                 _ => false,
             }

@@ -1,1 +1,22 @@
-//! The plugin between the two fakes.
+//! The real plugin binary between the fake driver and the fake kubelet.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "a test fails by panicking, and shows the plugin's log then"
+)]
+
+mod allocation;
+mod command_line;
+mod driver;
+mod golden;
+mod kubelet_life;
+mod layouts;
+mod models;
+mod rig;
+mod signals;
+mod sockets;
+mod strategies;

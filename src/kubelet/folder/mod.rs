@@ -42,11 +42,7 @@ pub struct FileId {
 impl FileId {
     fn of(path: &Path) -> Option<Self> {
         let meta = std::fs::metadata(path).ok()?;
-        Some(Self {
-            device: meta.dev(),
-            inode: meta.ino(),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-        })
+        Some(Self { device: meta.dev(), inode: meta.ino(), modified: (meta.mtime(), meta.mtime_nsec()) })
     }
 
     /// A folder's time changes with its content, so only its place counts.
@@ -95,7 +91,8 @@ async fn follow(kubelet_socket: &Path, sender: &watch::Sender<FolderState>) {
 
 fn look(kubelet_socket: &Path) -> FolderState {
     let entries = kubelet_socket.parent().and_then(|folder| std::fs::read_dir(folder).ok());
-    let names = entries.into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let names =
+        entries.into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
     FolderState { kubelet: FileId::of(kubelet_socket), sockets: names.filter(|name| is_ours(name)).collect() }
 }
 

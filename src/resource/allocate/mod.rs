@@ -139,7 +139,8 @@ fn nodes(
         return Ok(specs);
     }
     let control = CONTROL_NODES.into_iter().map(|node| (None, Path::new(node)));
-    let own = chosen.iter().flat_map(|device| device.nodes.iter().map(|node| (Some(*device), node.path.as_path())));
+    let own =
+        chosen.iter().flat_map(|device| device.nodes.iter().map(|node| (Some(*device), node.path.as_path())));
     for (device, node) in control.chain(own) {
         if specs.iter().any(|spec| spec.container_path == node) {
             continue;

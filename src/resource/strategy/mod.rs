@@ -130,10 +130,9 @@ fn mark_missing_nodes(device: &mut Device) {
         device.nodes.iter().filter(|node| !node.exists).map(|node| node.path.clone()).collect();
     if let Some(mig) = &device.mig {
         // Without an entry in mig-minors the node's name is not even known.
-        for (node, what) in [
-            (&mig.gpu_instance_node, "GPU instance"),
-            (&mig.compute_instance_node, "compute instance"),
-        ] {
+        for (node, what) in
+            [(&mig.gpu_instance_node, "GPU instance"), (&mig.compute_instance_node, "compute instance")]
+        {
             if node.is_none() {
                 missing.push(format!("of the {what} (no entry in mig-minors)").into());
             }

@@ -64,7 +64,8 @@ fn mixed_withholds_only_what_cannot_be_named() {
 
 #[test]
 fn single_offers_slices_of_one_profile_as_gpus() {
-    let set = resolved(&node([mig_gpu(0, &["1g.10gb"; 7]), mig_gpu(1, &["1g.10gb"; 7])]), MigStrategy::Single);
+    let set =
+        resolved(&node([mig_gpu(0, &["1g.10gb"; 7]), mig_gpu(1, &["1g.10gb"; 7])]), MigStrategy::Single);
     assert_eq!(set.resources[&ResourceName::gpu()].len(), 14);
     assert!(set.withheld.is_empty());
 }

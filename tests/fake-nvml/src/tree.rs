@@ -6,10 +6,11 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    fs::{self, OpenOptions},
-    io,
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
     os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use crate::{
@@ -48,7 +49,13 @@ pub(crate) fn locked<T>(root: &Path, work: impl FnOnce() -> Result<T, NodeError>
 pub(crate) fn replace(root: &Path, path: &Path, contents: &[u8]) -> Result<(), NodeError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = control(root).join(format!("new-{}-{name}", std::process::id()));
-    fs::write(&temporary, contents).map_err(NodeError::io("write", &temporary))?;
+    let written = File::create(&temporary).and_then(|mut file| {
+        file.write_all(contents)?;
+        // The kernel's own time stamps move in steps of milliseconds, within which two contents of the same
+        // size could not be told apart.
+        file.set_modified(SystemTime::now())
+    });
+    written.map_err(NodeError::io("write", &temporary))?;
     fs::rename(&temporary, path).map_err(NodeError::io("write", path))
 }
 
