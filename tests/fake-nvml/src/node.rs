@@ -91,6 +91,11 @@ impl Node {
     ///
     /// When this returns, the files are changed and the next NVML call of any client sees the new state.
     pub fn update(&self, change: impl FnOnce(&mut Description)) -> Result<(), NodeError> {
+        self.change(change).map(drop)
+    }
+
+    /// As [`Node::update`], and answers what came of it.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Description)) -> Result<NodeState, NodeError> {
         tree::locked(&self.root, || {
             let mut description = self.description()?;
             let state = description.resolve()?;
@@ -98,7 +103,8 @@ impl Node {
             change(&mut description);
             let description = description.expanded();
             let state = description.resolve()?;
-            self.write(&description, &state)
+            self.write(&description, &state)?;
+            Ok(state)
         })
     }
 

@@ -87,6 +87,21 @@ impl TextOut {
     }
 }
 
+/// A struct from the caller.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+pub(crate) struct In<T>(*const T);
+
+impl<T: Copy> In<T> {
+    pub(crate) fn get(self) -> Result<T, Code> {
+        if self.0.is_null() {
+            return Err(Code::INVALID_ARGUMENT);
+        }
+        // SAFETY: not null, and so by the caller's promise a `T` that the caller wrote.
+        Ok(unsafe { self.0.read() })
+    }
+}
+
 /// Text from the caller.
 #[derive(Clone, Copy, Debug)]
 #[repr(transparent)]

@@ -1,8 +1,6 @@
 //! Calls about MIG mode and MIG devices.
 #![allow(non_snake_case, reason = "NVML's names")]
 
-use std::ffi::c_int;
-
 use super::{
     abi::Attributes,
     call::{Device, gpu_handle, mig_handle},
@@ -60,12 +58,6 @@ exports! { call call;
     }
     fn nvmlDeviceGetAttributes_v2(device: Handle, attributes: Out<Attributes>) {
         attributes.put(attributes_of(call.device(device)?)?)
-    }
-    /// Not played: edit the description instead. With privileges it answers as a GPU that cannot.
-    fn nvmlDeviceSetMigMode(device: Handle, _mode: u32, _activation: Out<c_int>) {
-        call.gpu(device)?;
-        call.privileged()?;
-        Err(Code::NOT_SUPPORTED)
     }
 }
 

@@ -11,6 +11,7 @@ mod events;
 mod ffi;
 mod handles;
 mod instance;
+mod lifecycle;
 mod mig;
 mod node;
 mod profiles;
@@ -47,6 +48,7 @@ const LISTS: &[&[&str]] = &[
     mig::CALLS,
     profiles::CALLS,
     instance::CALLS,
+    lifecycle::CALLS,
     events::CALLS,
     topology::CALLS,
 ];

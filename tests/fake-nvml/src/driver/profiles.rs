@@ -244,19 +244,24 @@ pub(super) fn compute_profile_id(slices: u32) -> Option<u32> {
     COMPUTE_PROFILES.iter().position(|known| *known == slices).and_then(|index| u32::try_from(index).ok())
 }
 
+/// Slices of a compute instance profile, if a GPU instance can have it.
+pub(super) fn compute_profile_slices(instance: &GpuInstanceState, profile: u32) -> Result<u32, Code> {
+    let slices = COMPUTE_PROFILES.get(profile as usize).copied().ok_or(Code::INVALID_ARGUMENT)?;
+    let supported = layout::compute_sizes(instance.profile.g).any(|size| size == slices);
+    if supported && !COMPUTE_VARIANTS.contains(&profile) { Ok(slices) } else { Err(Code::NOT_SUPPORTED) }
+}
+
 fn compute_info(
     instance: &GpuInstanceState,
     profile: u32,
     engine: u32,
 ) -> Result<ComputeProfileInfoV2, Code> {
     // NVML_COMPUTE_INSTANCE_ENGINE_PROFILE_SHARED is the only engine profile there is.
-    let slices = COMPUTE_PROFILES.get(profile as usize).copied().filter(|_| engine == 0);
-    let slices = slices.ok_or(Code::INVALID_ARGUMENT)?;
-    let g = instance.profile.g;
-    let supported = layout::compute_sizes(g).any(|size| size == slices);
-    if !supported || COMPUTE_VARIANTS.contains(&profile) {
-        return Err(Code::NOT_SUPPORTED);
+    if engine != 0 {
+        return Err(Code::INVALID_ARGUMENT);
     }
+    let slices = compute_profile_slices(instance, profile)?;
+    let g = instance.profile.g;
     let engines = engines(&instance.profile);
     let name = if slices == g {
         format!("MIG {}", instance.profile.name)

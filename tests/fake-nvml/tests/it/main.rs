@@ -14,6 +14,7 @@ mod client;
 mod events;
 mod faults;
 mod layouts;
+mod lifecycle;
 mod listing;
 
 use fake_nvml::{Description, Node};

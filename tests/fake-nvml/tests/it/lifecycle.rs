@@ -1,0 +1,75 @@
+//! Instances that a client makes and destroys.
+
+use fake_nvml::Description;
+use nvml_wrapper_sys::bindings as sys;
+
+use crate::{call, client::Client, node};
+
+const IN_USE: u32 = 19;
+const INSUFFICIENT_RESOURCES: u32 = 23;
+
+#[test]
+fn a_client_partitions_a_gpu_from_scratch() {
+    let (_folder, node) = node(&Description::h100s(2));
+    let client = Client::of(&node);
+    let gpu = client.gpu(1).unwrap();
+    let create = |profile| {
+        let mut instance = std::ptr::null_mut();
+        call!(client, nvmlDeviceCreateGpuInstance(gpu, profile, &raw mut instance)).map(|()| instance)
+    };
+    assert_eq!(create(9), Err(3), "MIG mode is off");
+    let mut activation = 9;
+    assert_eq!(call!(client, nvmlDeviceSetMigMode(gpu, 1, &raw mut activation)), Ok(()));
+    assert_eq!((activation, client.mig_mode(gpu)), (0, Ok((1, 1))));
+    let place = sys::nvmlGpuInstancePlacement_t { start: 4, size: 4 };
+    let mut first = std::ptr::null_mut();
+    let made =
+        call!(client, nvmlDeviceCreateGpuInstanceWithPlacement(gpu, 9, &raw const place, &raw mut first));
+    assert_eq!(made, Ok(()));
+    // Half-made: no MIG device yet.
+    assert!(client.migs(gpu).is_empty());
+    let again =
+        call!(client, nvmlDeviceCreateGpuInstanceWithPlacement(gpu, 9, &raw const place, &raw mut first));
+    assert_eq!(again, Err(INSUFFICIENT_RESOURCES));
+    let mut compute = std::ptr::null_mut();
+    assert_eq!(call!(client, nvmlGpuInstanceCreateComputeInstance(first, 1, &raw mut compute)), Ok(()));
+    let mut rest = std::ptr::null_mut();
+    assert_eq!(call!(client, nvmlGpuInstanceCreateComputeInstance(first, 0, &raw mut rest)), Ok(()));
+    let full = call!(client, nvmlGpuInstanceCreateComputeInstance(first, 0, &raw mut rest));
+    assert_eq!(full, Err(INSUFFICIENT_RESOURCES));
+    let second = create(14).unwrap();
+    let migs = client.migs(gpu);
+    let names: Vec<_> = migs.iter().map(|mig| client.name(*mig).unwrap()).collect();
+    assert!(names[0].ends_with("MIG 2c.3g.40gb") && names[1].ends_with("MIG 1c.3g.40gb"), "{names:?}");
+    assert_eq!(call!(client, nvmlGpuInstanceDestroy(first)), Err(IN_USE));
+    assert_eq!(call!(client, nvmlComputeInstanceDestroy(compute)), Ok(()));
+    assert_eq!(client.ids(migs[1]), Ok((1, 1)));
+    assert_eq!(client.ids(migs[0]), Err(2));
+    assert_eq!(call!(client, nvmlGpuInstanceDestroy(second)), Ok(()));
+    assert_eq!(node.gpus().unwrap()[1].mig.len(), 1);
+    node.update(|d| d.unprivileged = true).unwrap();
+    assert_eq!(call!(client, nvmlDeviceSetMigMode(gpu, 0, &raw mut activation)), Err(4));
+}
+
+#[test]
+fn an_instance_with_one_device_can_be_split_anew() {
+    let (_folder, node) = node(&Description::a100s(1).with_mig(0, &["3g.20gb", "1g.5gb"]));
+    let client = Client::of(&node);
+    let gpu = client.gpu(0).unwrap();
+    let mut instance = std::ptr::null_mut();
+    call!(client, nvmlDeviceGetGpuInstanceById(gpu, 1, &raw mut instance)).unwrap();
+    let mut compute = std::ptr::null_mut();
+    call!(client, nvmlGpuInstanceGetComputeInstanceById(instance, 0, &raw mut compute)).unwrap();
+    assert_eq!(call!(client, nvmlComputeInstanceDestroy(compute)), Ok(()));
+    for _ in 0..3 {
+        assert_eq!(
+            call!(client, nvmlGpuInstanceCreateComputeInstance(instance, 0, &raw mut compute)),
+            Ok(())
+        );
+    }
+    assert_eq!(client.migs(gpu).len(), 4);
+    let mut count = 9;
+    call!(client, nvmlDeviceGetGpuInstanceRemainingCapacity(gpu, 19, &raw mut count)).unwrap();
+    // Three compute slices are free, but beside 3g.20gb at 0 and 1g.5gb at 4 there are two placements.
+    assert_eq!(count, 2);
+}
