@@ -23,8 +23,8 @@ const NAME_BYTES: usize = NAME_WORDS * 8;
 #[derive(Debug)]
 pub(crate) struct Counters {
     table: SharedWords,
-    /// The word of each function's count, in the order of the names given to `open`.
-    counts: Vec<usize>,
+    /// The word of each function's count, in the order of the names given to `open`; none if the table is full.
+    counts: Vec<Option<usize>>,
 }
 
 impl Counters {
@@ -34,14 +34,16 @@ impl Counters {
         let table = SharedWords::map(&file, SLOTS * SLOT_WORDS)?;
         // Two processes must not take the same slot for two names.
         file.lock()?;
-        let counts = names.iter().filter_map(|name| slot(table.words(), name)).collect();
+        let counts = names.iter().map(|name| slot(table.words(), name)).collect();
         file.unlock()?;
         Ok(Self { table, counts })
     }
 
     /// Counts a call of the `index`-th name.
     pub(crate) fn count(&self, index: usize) {
-        if let Some(word) = self.counts.get(index).and_then(|count| self.table.words().get(*count)) {
+        if let Some(word) =
+            self.counts.get(index).copied().flatten().and_then(|count| self.table.words().get(count))
+        {
             word.fetch_add(1, Ordering::Relaxed);
         }
     }

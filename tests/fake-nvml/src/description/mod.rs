@@ -271,6 +271,11 @@ impl Description {
     }
 
     fn parse_file(yaml: &str, file: Option<&Path>) -> Result<Self, NodeError> {
+        // An editor that writes in place leaves the file empty for a moment: that is no node without GPUs.
+        if yaml.trim().is_empty() {
+            let message = "the description is empty; a node without GPUs is `gpus: []`".to_owned();
+            return Err(NodeError::Parse { file: file.map(Path::to_owned), message });
+        }
         let description: Self = serde_saphyr::from_str(yaml).map_err(|error| NodeError::Parse {
             file: file.map(Path::to_owned),
             message: error.to_string(),

@@ -17,6 +17,7 @@ mod node;
 mod profiles;
 mod system;
 mod topology;
+mod unsupported;
 
 /// Declares exported functions. The first name is that of the call in progress, for the bodies.
 ///
@@ -51,6 +52,7 @@ const LISTS: &[&[&str]] = &[
     lifecycle::CALLS,
     events::CALLS,
     topology::CALLS,
+    unsupported::CALLS,
 ];
 
 const COUNT: usize = {

@@ -1,6 +1,9 @@
 //! What a loaded library makes of changes: layouts, files, handles, broken edits.
 
-use std::fs;
+use std::{
+    fs,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use fake_nvml::{Description, DriverState, Instance, Node};
 
@@ -92,6 +95,10 @@ fn a_broken_edit_keeps_the_last_good_node_and_says_why() {
     let good = fs::read_to_string(node.description_file()).unwrap();
     fs::write(node.description_file(), good.replace("7g.80gb", "8g.80gb")).unwrap();
     assert_eq!(client.migs(gpu).len(), 1);
+    fs::write(node.description_file(), "").unwrap();
+    assert_eq!(client.migs(gpu).len(), 1);
+    fs::write(node.description_file(), good.replace("7g.80gb", "8g.80gb")).unwrap();
+    assert_eq!(client.migs(gpu).len(), 1);
     let said = node.error().unwrap().unwrap();
     assert!(said.contains("gpus[0].layout[0]") && said.contains("7g.80gb"), "{said}");
     fs::write(node.description_file(), good).unwrap();
@@ -129,4 +136,30 @@ fn a_lost_gpu_keeps_its_handle_and_can_come_back() {
     assert_eq!(client.uuid(gpu), Err(15));
     node.update(|d| d.gpus.push(description.gpus[1].clone())).unwrap();
     assert_eq!(client.uuid(gpu), Ok(node.gpus().unwrap()[1].uuid.clone()));
+}
+
+/// Listing goes on in several threads while the layout changes: each call answers or refuses, none crashes.
+#[test]
+fn clients_in_several_threads_survive_changes() {
+    let (_folder, node) = node(&Description::h100s(2).with_mig(0, &["1g.10gb"; 7]));
+    let client = Client::of(&node);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let gpu = client.gpu(0).unwrap();
+                    for mig in client.migs(gpu) {
+                        let answer = client.uuid(mig);
+                        assert!(answer.is_ok() || answer == Err(INVALID_ARGUMENT), "{answer:?}");
+                    }
+                }
+            });
+        }
+        for _ in 0..10 {
+            node.update(|d| d.set_mig(0, &["3g.40gb", "3g.40gb"])).unwrap();
+            node.update(|d| d.set_mig(0, &["1g.10gb"; 7])).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
 }
