@@ -1,6 +1,6 @@
 //! What a description means: every ID, placement, minor and UUID decided.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     DriverState, NodeError,
@@ -138,8 +138,9 @@ impl NodeState {
         let mut problems = description.problems();
         let mut gpus: Vec<GpuState> = Vec::new();
         let count = description.gpus.len();
+        let mut written = Written::of(description);
         for (index, gpu) in description.gpus.iter().enumerate() {
-            match resolve_gpu(index, count, gpu) {
+            match resolve_gpu(index, count, gpu, &mut written) {
                 Ok(state) => {
                     problems.extend(gpus.iter().filter_map(|other| clash(&state, other)));
                     gpus.push(state);
@@ -210,18 +211,56 @@ pub(crate) fn ci_minor(gpu_minor: u32, gi: u32, ci: u32) -> u32 {
     gi_minor(gpu_minor, gi) + 1 + ci
 }
 
-fn resolve_gpu(index: usize, count: usize, gpu: &Gpu) -> Result<GpuState, Vec<String>> {
+/// Minors and addresses that are taken: what is derived for one GPU must not be another's.
+#[derive(Debug, Default)]
+struct Written {
+    minors: BTreeSet<u32>,
+    addresses: BTreeSet<String>,
+}
+
+impl Written {
+    fn of(description: &Description) -> Self {
+        Self {
+            minors: description.gpus.iter().filter_map(|gpu| gpu.minor).collect(),
+            addresses: description.gpus.iter().filter_map(|gpu| gpu.pci.clone()).collect(),
+        }
+    }
+
+    /// The index, or the next minor that is free.
+    fn minor(&mut self, index: u32) -> u32 {
+        let minors = (index..=LAST_GPU_MINOR).chain(0..index);
+        let free = minors.into_iter().find(|minor| !self.minors.contains(minor)).unwrap_or(index);
+        self.minors.insert(free);
+        free
+    }
+
+    /// The index's address, or the next one that is free.
+    fn address(&mut self, index: u32) -> String {
+        let addresses = (index..=index + LAST_GPU_MINOR).map(default_pci);
+        let free = addresses.into_iter().find(|address| !self.addresses.contains(address));
+        let free = free.unwrap_or_else(|| default_pci(index));
+        self.addresses.insert(free.clone());
+        free
+    }
+}
+
+fn resolve_gpu(
+    index: usize,
+    count: usize,
+    gpu: &Gpu,
+    written: &mut Written,
+) -> Result<GpuState, Vec<String>> {
     let Some(model) = catalogue::model(&gpu.model) else {
         let keys = catalogue::models().iter().map(|model| model.key.as_str());
         return Err(vec![format!("model: no model {:?}; {}", gpu.model, suggest::allowed(&gpu.model, keys))]);
     };
     let mut problems = Vec::new();
     let index = u32::try_from(index).unwrap_or(u32::MAX);
-    let minor = gpu.minor.unwrap_or(index);
+    let minor = gpu.minor.unwrap_or_else(|| written.minor(index));
     if minor > LAST_GPU_MINOR {
         problems.push(format!("minor: {minor} is above {LAST_GPU_MINOR}"));
     }
-    let pci = gpu.pci.as_ref().map_or_else(|| default_pci(index), |pci| pci.to_lowercase());
+    let pci = gpu.pci.as_ref().map_or_else(|| written.address(index), |pci| pci.to_lowercase());
     if parse_pci(&pci).is_none() {
         problems.push(format!("pci: {pci:?} is no address, as 0000:18:00.0"));
     }

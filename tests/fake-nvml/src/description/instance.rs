@@ -16,7 +16,7 @@ use serde::{
 pub struct Instance {
     /// Profile name, e.g. `3g.40gb`.
     pub profile: String,
-    /// As many instances like this one (default 1).
+    /// As many instances like this one; 0 is 1, so that a default is one instance.
     #[serde(skip_serializing_if = "is_one")]
     pub count: u32,
     /// First memory slice; where absent, the first that is free.
@@ -41,7 +41,7 @@ pub struct Instance {
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
 fn is_one(count: &u32) -> bool {
-    *count == 1
+    *count <= 1
 }
 
 /// A compute instance.
@@ -137,7 +137,7 @@ impl Instance {
 
     pub(super) fn expanded(mut self) -> impl Iterator<Item = Self> {
         let count = std::mem::replace(&mut self.count, 1);
-        std::iter::repeat_n(self, count as usize)
+        std::iter::repeat_n(self, count.max(1) as usize)
     }
 }
 

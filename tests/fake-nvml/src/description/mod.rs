@@ -50,7 +50,8 @@ pub enum DriverState {
 pub struct Gpu {
     /// Key of a model in the catalogue.
     pub model: String,
-    /// As many GPUs like this one (default 1). They differ in what is derived: UUID, PCI address, minor.
+    /// As many GPUs like this one; 0 is 1, so that a default is one GPU. They differ in what is derived: UUID,
+    /// PCI address, minor.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub count: u32,
     /// Product name, where the model's first is not wanted.
@@ -88,13 +89,21 @@ pub struct Gpu {
     pub recovery_action: RecoveryAction,
 }
 
+impl Gpu {
+    /// One GPU of the model with this key, MIG mode off, all else left to the fake.
+    #[must_use]
+    pub fn new(model: &str) -> Self {
+        Self { model: model.to_owned(), count: 1, ..Self::default() }
+    }
+}
+
 fn one() -> u32 {
     1
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
 fn is_one(count: &u32) -> bool {
-    *count == 1
+    *count <= 1
 }
 
 /// What a GPU needs before it can be used again.
@@ -213,8 +222,7 @@ impl Description {
     /// `count` more GPUs, of the model with this key.
     #[must_use]
     pub fn and(mut self, model: &str, count: usize) -> Self {
-        let gpu = Gpu { model: model.to_owned(), count: 1, ..Gpu::default() };
-        self.gpus.extend(std::iter::repeat_n(gpu, count));
+        self.gpus.extend(std::iter::repeat_n(Gpu::new(model), count));
         self
     }
 
@@ -222,6 +230,13 @@ impl Description {
     #[must_use]
     pub fn with_mig<I: Clone + Into<Instance>>(mut self, gpu: usize, layout: &[I]) -> Self {
         self.set_mig(gpu, layout);
+        self
+    }
+
+    /// Turns MIG mode of a GPU on, with no instances yet, or off. See [`Description::set_mig_mode`].
+    #[must_use]
+    pub fn with_mig_mode(mut self, gpu: usize, on: bool) -> Self {
+        self.set_mig_mode(gpu, on);
         self
     }
 
@@ -253,7 +268,7 @@ impl Description {
     /// mistake is reported as any other when the description is used.
     pub fn gpu(&mut self, index: usize) -> &mut Gpu {
         while self.gpus.len() <= index {
-            self.gpus.push(Gpu { count: 1, ..Gpu::default() });
+            self.gpus.push(Gpu::new(""));
         }
         &mut self.gpus[index]
     }
@@ -304,7 +319,7 @@ impl Description {
             .flat_map(|mut gpu| {
                 let count = std::mem::replace(&mut gpu.count, 1);
                 gpu.layout = gpu.layout.into_iter().flat_map(Instance::expanded).collect();
-                std::iter::repeat_n(gpu, count as usize)
+                std::iter::repeat_n(gpu, count.max(1) as usize)
             })
             .collect();
         self

@@ -1,7 +1,7 @@
 //! The C symbols: NVML, answered from the node that the library finds itself in.
 //!
 //! Each exported function is declared by [`exports!`], which counts the call, plays its faults, and turns
-//! the `Result` of its body into NVML's code. The body answers from one [`NodeState`], taken at the start
+//! the `Result` of its body into NVML's code. The body answers from one [`NodeState`](crate::NodeState), taken at the start
 //! of the call, so that an edit in between cannot show it half of two nodes.
 
 mod abi;

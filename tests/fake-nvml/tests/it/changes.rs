@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use fake_nvml::{Description, DriverState, Instance, Node};
+use fake_nvml::{Description, DriverState, Gpu, Instance, Node};
 
 use crate::{call, client::Client, node};
 
@@ -162,4 +162,17 @@ fn clients_in_several_threads_survive_changes() {
         }
         done.store(true, Ordering::Relaxed);
     });
+}
+
+#[test]
+fn a_gpu_that_is_added_takes_nothing_from_those_that_stay() {
+    let (_folder, node) = node(&Description::h100s(2));
+    node.update(|d| {
+        d.gpus.remove(0);
+        d.gpus.push(Gpu::new("a30-24gb"));
+    })
+    .unwrap();
+    let gpus = node.gpus().unwrap();
+    let places: Vec<_> = gpus.iter().map(|gpu| (gpu.minor, gpu.pci.as_str())).collect();
+    assert_eq!(places, [(1, "0000:20:00.0"), (2, "0000:28:00.0")]);
 }
