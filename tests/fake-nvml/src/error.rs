@@ -16,7 +16,7 @@ pub enum NodeError {
         source: io::Error,
     },
     /// The text is no description: a YAML mistake, an unknown key, a value of the wrong kind.
-    #[error("{}", parse_message(file.as_ref(), message))]
+    #[error("{}", placed(file.as_ref(), message))]
     Parse {
         /// The file, where the text came from one.
         file: Option<PathBuf>,
@@ -24,8 +24,10 @@ pub enum NodeError {
         message: String,
     },
     /// The description is well-formed but describes an impossible node. All its faults are listed.
-    #[error("impossible node:\n  {}", problems.join("\n  "))]
+    #[error("{}", placed(file.as_ref(), &format!("impossible node:\n  {}", problems.join("\n  "))))]
     Invalid {
+        /// The file, where the description came from one.
+        file: Option<PathBuf>,
         /// One line for each: the key, what is wrong, what is allowed.
         problems: Vec<String>,
     },
@@ -48,7 +50,7 @@ pub enum NodeError {
     },
 }
 
-fn parse_message(file: Option<&PathBuf>, message: &str) -> String {
+fn placed(file: Option<&PathBuf>, message: &str) -> String {
     match file {
         Some(file) => format!("{}: {message}", file.display()),
         None => message.to_owned(),

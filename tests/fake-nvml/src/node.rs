@@ -117,6 +117,7 @@ impl Node {
     pub fn send(&self, event: &Event) -> Result<(), NodeError> {
         let gpus = self.gpus()?;
         let gpu = gpus.get(event.gpu as usize).ok_or_else(|| NodeError::Invalid {
+            file: None,
             problems: vec![format!("event: gpu {} is none of the {} GPUs", event.gpu, gpus.len())],
         })?;
         let path = self.events_file();

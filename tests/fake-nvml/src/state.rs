@@ -152,7 +152,7 @@ impl NodeState {
         }
         problems.extend(twice(&gpus));
         if !problems.is_empty() {
-            return Err(NodeError::Invalid { problems });
+            return Err(NodeError::Invalid { file: None, problems });
         }
         Ok(Self {
             driver_version: description.driver_version.clone(),

@@ -296,8 +296,13 @@ impl Description {
             message: error.to_string(),
         })?;
         let description = description.expanded();
-        description.resolve()?;
-        Ok(description)
+        match description.resolve() {
+            Ok(_) => Ok(description),
+            Err(NodeError::Invalid { problems, .. }) => {
+                Err(NodeError::Invalid { file: file.map(Path::to_owned), problems })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The description as YAML: every GPU on its own, so that it can be edited.
