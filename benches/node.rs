@@ -1,0 +1,157 @@
+//! What the plugin costs on a node with 56 slices: the release binary between both fakes.
+//!
+//! `cargo bench --bench node` prints medians over several runs. They are wall times of a whole process on whatever
+//! machine this is, so compare figures of one run with each other, not of two machines.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    missing_docs,
+    reason = "a benchmark prints, and stops at the first thing that is wrong"
+)]
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use fake_kubelet::FakeKubelet;
+use fake_nvml::{Description, Node};
+
+const PLUGIN: &str = env!("CARGO_BIN_EXE_mig-device-plugin");
+const RESOURCE: &str = "nvidia.com/mig-1g.10gb";
+const RUNS: usize = 15;
+const CALLS: usize = 5_000;
+
+fn main() {
+    // `cargo test --benches` asks for a list of tests; there are none.
+    if std::env::args().any(|argument| argument == "--list") {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(measure());
+}
+
+async fn measure() {
+    let mut description = Description::h100s(8);
+    for gpu in 0..8 {
+        description.set_mig(gpu, &["1g.10gb"; 7]);
+    }
+    let (mut starts, mut resident, mut calls) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..RUNS {
+        let rig = Rig::start(&description).await;
+        starts.push(rig.first_list);
+        resident.push(rig.memory("VmRSS"));
+        calls = rig.node.counters().unwrap().values().sum();
+    }
+    println!("binary                     {:>9.2} MB", size(Path::new(PLUGIN)) / 1e6);
+    println!(
+        "start to first list        {:>9.1} ms, of which the fake driver and the process start are part",
+        ms(median(&mut starts))
+    );
+    println!("NVML calls by then         {calls:>9}");
+    println!("resident                   {:>9.1} MB", median(&mut resident) / 1e3);
+
+    let rig = Rig::start(&description).await;
+    let ids: Vec<_> = rig.kubelet.devices(RESOURCE).into_keys().collect();
+    let mut allocates = Vec::new();
+    let mut options = Vec::new();
+    for n in 0..CALLS {
+        let start = Instant::now();
+        rig.kubelet.allocate_ids(RESOURCE, &[&ids[n % ids.len()]]).await.unwrap();
+        allocates.push(start.elapsed());
+        let start = Instant::now();
+        rig.kubelet.options(RESOURCE).await.unwrap();
+        options.push(start.elapsed());
+    }
+    println!(
+        "Allocate                   {:>9.1} µs (p99 {:.1} µs)",
+        us(median(&mut allocates)),
+        us(p99(&allocates))
+    );
+    println!(
+        "an empty call beside it    {:>9.1} µs (p99 {:.1} µs)",
+        us(median(&mut options)),
+        us(p99(&options))
+    );
+    println!("resident after {:>5} calls {:>9.1} MB", 2 * CALLS, rig.memory("VmRSS") / 1e3);
+    println!("most it ever had           {:>9.1} MB", rig.memory("VmHWM") / 1e3);
+    println!("threads                    {:>9}", rig.memory("Threads"));
+    let before = rig.cpu();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    println!("processor time, idle 30 s  {:>9} ms, with a look at the driver every 10 s", rig.cpu() - before);
+}
+
+struct Rig {
+    node: Node,
+    kubelet: FakeKubelet,
+    plugin: Child,
+    first_list: Duration,
+    _dir: tempfile::TempDir,
+}
+
+impl Rig {
+    async fn start(description: &Description) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let node = Node::create(dir.path().join("node"), description).unwrap();
+        let kubelet = FakeKubelet::start(dir.path().join("k")).await.unwrap();
+        let start = Instant::now();
+        let plugin = Command::new(PLUGIN)
+            .arg("--mig-strategy=mixed")
+            .arg("--driver-root-ctr-path")
+            .arg(node.root())
+            .arg("--kubelet-socket")
+            .arg(kubelet.socket())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        kubelet.wait_for_capacity(RESOURCE, 56, 56).await.unwrap();
+        let first_list = kubelet.lists(RESOURCE)[0].at - start;
+        Self { node, kubelet, plugin, first_list, _dir: dir }
+    }
+
+    /// A number out of `/proc/<pid>/status`; memory is in kB there.
+    fn memory(&self, key: &str) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.plugin.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// User and system time in ms; the kernel counts in ticks of 10 ms.
+    fn cpu(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.plugin.id())).unwrap();
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        [11, 12].iter().map(|field| fields[*field].parse::<u64>().unwrap() * 10).sum()
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.plugin.kill().unwrap();
+        self.plugin.wait().unwrap();
+    }
+}
+
+fn size(path: &Path) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a few MB")]
+    let size = std::fs::metadata(path).unwrap().len() as f64;
+    size
+}
+
+fn median<T: PartialOrd + Copy>(values: &mut [T]) -> T {
+    values.sort_by(|a, b| a.partial_cmp(b).unwrap());
+    values[values.len() / 2]
+}
+
+/// Of sorted values.
+fn p99<T: Copy>(values: &[T]) -> T {
+    values[values.len() * 99 / 100]
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn us(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
