@@ -49,7 +49,7 @@ pub struct LogFlags {
 #[derive(Debug, Clone, Args)]
 pub struct Flags {
     /// How MIG devices are offered: none (whole GPUs as nvidia.com/gpu), single (MIG devices of one
-    /// profile as nvidia.com/gpu), mixed (nvidia.com/mig-<profile>) [default: none]
+    /// profile as nvidia.com/gpu), mixed (nvidia.com/mig-PROFILE) [default: none]
     #[arg(long, value_name = "STRATEGY", env = "MIG_STRATEGY")]
     mig_strategy: Option<String>,
 
