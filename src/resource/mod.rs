@@ -10,6 +10,7 @@ use crate::inventory::{DeviceNode, Gpu, MigDevice};
 pub mod allocate;
 pub mod ledger;
 mod name;
+pub mod policy;
 pub mod preferred;
 mod strategy;
 

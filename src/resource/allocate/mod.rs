@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::policy::{DeviceIdStrategy, DeviceListStrategy, Features, Imex};
 use super::{Device, DeviceId, DeviceSpecs};
 use crate::inventory::below;
 
@@ -14,13 +15,25 @@ const VISIBLE_DEVICES: &str = "NVIDIA_VISIBLE_DEVICES";
 pub const CONTROL_NODES: [&str; 4] =
     ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset"];
 
-/// How answers are made; fixed by the configuration.
+/// How answers are made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
     /// Which device nodes are named.
     pub device_specs: DeviceSpecs,
     /// Put in front of a node's path to name it on the host (`--nvidia-dev-root`).
     pub host_dev_root: PathBuf,
+    /// By which ways a container is told; at least one.
+    pub strategies: BTreeSet<DeviceListStrategy>,
+    /// What devices are called towards the container.
+    pub ids: DeviceIdStrategy,
+    /// In front of the CDI annotation's key; ends in a slash.
+    pub cdi_annotation_prefix: String,
+    /// Further drivers.
+    pub features: Features,
+    /// IMEX channels.
+    pub imex: Imex,
+    /// Also set `NVIDIA_VISIBLE_DEVICES_<RESOURCE>`, so that two resources in one container do not hide each other.
+    pub variable_per_resource: bool,
 }
 
 /// What one container gets.
