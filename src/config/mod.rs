@@ -1,7 +1,7 @@
 //! Everything that a person can set, checked: the values of flags and environment variables become one
 //! immutable [`Config`], or one report with every mistake in it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ pub use values::Values;
 use crate::kubelet::SocketNames;
 use crate::nvml::Paths;
 use crate::resource::allocate::Rules;
+use crate::resource::policy::{DeviceIdStrategy, DeviceListStrategy, Features, Imex};
 use crate::resource::{DeviceSpecs, MigStrategy};
 use crate::supervisor::Policy;
 use crate::telemetry::LogFormat;
@@ -81,7 +82,16 @@ impl Config {
         };
         let driver_root = values.path("nvidia-driver-root", "/");
         let host_dev_root = values.optional_path("nvidia-dev-root").unwrap_or(driver_root);
-        let rules = Rules { device_specs, host_dev_root };
+        let rules = Rules {
+            device_specs,
+            host_dev_root,
+            strategies: BTreeSet::from([DeviceListStrategy::Envvar]),
+            ids: DeviceIdStrategy::Uuid,
+            cdi_annotation_prefix: "cdi.k8s.io/".to_owned(),
+            features: Features::default(),
+            imex: Imex::default(),
+            variable_per_resource: false,
+        };
         let kubelet_socket = values.path("kubelet-socket", "/var/lib/kubelet/device-plugins/kubelet.sock");
         let rescan_interval = values.duration("rescan-interval", Duration::from_secs(10));
         let allowed_uids = values.numbers("allowed-uid").into_iter().chain([0, our_uid]).collect();
