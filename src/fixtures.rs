@@ -2,11 +2,18 @@
 
 use std::path::PathBuf;
 
+use crate::resource::policy::OfferPolicy;
+use crate::resource::{MigStrategy, ResourceSet, resolve};
 use crate::inventory::{DeviceNode, Gpu, Inventory, MigDevice, MigMode, Placement};
 
 /// A node with these GPUs.
 pub(crate) fn node(gpus: impl IntoIterator<Item = Gpu>) -> Inventory {
     Inventory { gpus: gpus.into_iter().collect(), ..Inventory::default() }
+}
+
+/// What the strategy mixed offers of it, everything else being as by default.
+pub(crate) fn mixed(inventory: &Inventory) -> ResourceSet {
+    resolve(inventory, &OfferPolicy { strategy: MigStrategy::Mixed, ..OfferPolicy::default() })
 }
 
 /// An H100 that is not in MIG mode. Its NUMA node is 0 for the first four indices, else 1.

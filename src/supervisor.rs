@@ -49,10 +49,8 @@ const EXIT_LIMIT: Duration = Duration::from_millis(800);
 /// What the supervisor is told by the configuration.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    /// Under which names devices are offered.
-    pub strategy: MigStrategy,
-    /// Which device nodes an answer names.
-    pub device_specs: DeviceSpecs,
+    /// What is offered, and under which names.
+    pub offer: OfferPolicy,
     /// A device that was handed out less than this ago is not left out of the list.
     pub removal_grace: Duration,
     /// Where to ask which devices pods hold.
@@ -199,7 +197,7 @@ impl Supervisor {
             Some(previous) => inventory.with_unreadable_from(previous),
             None => inventory,
         };
-        let wanted = resolve(&inventory, self.policy.strategy, self.policy.device_specs);
+        let wanted = resolve(&inventory, &self.policy.offer);
         for withheld in wanted.withheld.iter().filter(|withheld| !self.wanted.withheld.contains(withheld)) {
             warn!(index = withheld.index, device = %withheld.id, reason = withheld.reason, "withheld");
         }
@@ -208,13 +206,13 @@ impl Supervisor {
                 driver = inventory.driver_version,
                 gpus = inventory.gpus.len(),
                 mig_devices = inventory.gpus.iter().map(|gpu| gpu.mig_devices.len()).sum::<usize>(),
-                strategy = %self.policy.strategy,
+                strategy = %self.policy.offer.strategy,
                 resources = wanted.resources.len(),
                 "found"
             );
         }
         if wanted.resources.is_empty() {
-            warn!(strategy = %self.policy.strategy, "this node has nothing to offer under this strategy");
+            warn!(strategy = %self.policy.offer.strategy, "this node has nothing to offer under this strategy");
         }
         self.inventory = Some(Arc::new(inventory));
         self.wanted = wanted;

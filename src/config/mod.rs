@@ -14,6 +14,7 @@ pub use values::Values;
 use crate::kubelet::SocketNames;
 use crate::nvml::Paths;
 use crate::resource::allocate::Rules;
+use crate::resource::policy::{DeviceIdStrategy, DeviceListStrategy, Features, Imex, OfferPolicy};
 use crate::resource::policy::{DeviceIdStrategy, DeviceListStrategy, Features, Imex};
 use crate::resource::{DeviceSpecs, MigStrategy};
 use crate::supervisor::Policy;
@@ -73,8 +74,7 @@ impl Config {
             Some(false) => DeviceSpecs::Omitted,
         };
         let policy = Policy {
-            strategy,
-            device_specs,
+            offer: OfferPolicy { strategy, device_specs, ..OfferPolicy::default() },
             removal_grace: values.duration("removal-grace", Duration::from_secs(5)),
             pod_resources_socket: values
                 .path("pod-resources-socket", "/var/lib/kubelet/pod-resources/kubelet.sock"),

@@ -17,7 +17,7 @@ fn mistakes(values: &[(&str, &str)]) -> Vec<String> {
 #[test]
 fn the_defaults_are_those_of_nvidias_plugin() {
     let config = config(&[]).unwrap();
-    assert_eq!(config.policy.strategy, MigStrategy::None);
+    assert_eq!(config.policy.offer.strategy, MigStrategy::None);
     assert!(config.policy.fail_on_init_error);
     assert_eq!(config.paths.driver_root, Path::new("/driver-root"));
     assert_eq!(config.rules.host_dev_root, Path::new("/"));
@@ -26,7 +26,7 @@ fn the_defaults_are_those_of_nvidias_plugin() {
 
 #[test]
 fn nodes_that_exist_are_named_unless_told_otherwise() {
-    let specs = |values: &[_]| config(values).unwrap().policy.device_specs;
+    let specs = |values: &[_]| config(values).unwrap().policy.offer.device_specs;
     assert_eq!(specs(&[]), DeviceSpecs::Existing);
     assert_eq!(specs(&[("pass-device-specs", "true")]), DeviceSpecs::Required);
     assert_eq!(specs(&[("pass-device-specs", "False")]), DeviceSpecs::Omitted);

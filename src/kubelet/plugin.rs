@@ -184,7 +184,17 @@ fn to_wire(answer: Answer) -> wire::ContainerAllocateResponse {
                 permissions: "rw".to_owned(),
             })
             .collect(),
-        ..wire::ContainerAllocateResponse::default()
+        mounts: answer
+            .mounts
+            .into_iter()
+            .map(|(host, container)| wire::Mount {
+                container_path: path(container),
+                host_path: path(host),
+                read_only: false,
+            })
+            .collect(),
+        annotations: answer.annotations.into_iter().collect(),
+        cdi_devices: answer.cdi_devices.into_iter().map(|name| wire::CdiDevice { name }).collect(),
     }
 }
 
@@ -192,9 +202,12 @@ impl From<AllocateError> for Status {
     fn from(error: AllocateError) -> Self {
         let text = error.to_string();
         match error {
-            AllocateError::Empty { .. } | AllocateError::Unknown { .. } => Self::invalid_argument(text),
+            AllocateError::Empty { .. }
+            | AllocateError::Unknown { .. }
+            | AllocateError::SeveralReplicas { .. } => Self::invalid_argument(text),
             AllocateError::Unhealthy { .. }
             | AllocateError::Gone { .. }
+            | AllocateError::ChannelMissing { .. }
             | AllocateError::NodeMissing { .. } => Self::failed_precondition(text),
         }
     }

@@ -116,8 +116,11 @@ pub enum DeviceIdStrategy {
 /// How devices are chosen where the kubelet lets us (`--shared-devices-allocation-policy`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AllocationPolicy {
-    /// Spread over GPUs, and replicas over devices.
+    /// Not set: slices packed on GPUs, so that whole GPUs stay free, and replicas spread over devices, as in NVIDIA's
+    /// plugin, whose default for replicas is `distributed` and whose choice of slices is random.
     #[default]
+    Unset,
+    /// Spread over GPUs, and replicas over devices.
     Distributed,
     /// Fill what is already used most, and leave whole GPUs free.
     Packed,
@@ -160,6 +163,38 @@ impl FromStr for DeviceRef {
         match text.split_once(':') {
             Some((gpu, mig)) => Ok(Self::Mig(number(gpu)?, number(mig)?)),
             None => number(text).map(Self::Gpu),
+        }
+    }
+}
+
+impl DeviceListStrategy {
+    /// Whether a container runtime is told by CDI names.
+    pub fn is_cdi(self) -> bool {
+        matches!(self, Self::CdiAnnotations | Self::CdiCri)
+    }
+}
+
+impl Pattern {
+    /// Whether the pattern matches the whole of `text`.
+    pub fn matches(&self, text: &str) -> bool {
+        let mut parts = self.pattern.split('*');
+        let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else { return false };
+        let mut parts: Vec<_> = parts.collect();
+        // Without a '*', nothing may be left; the part behind the last one has to end the text.
+        let Some(last) = parts.pop() else { return rest.is_empty() };
+        for part in parts {
+            let Some(at) = rest.find(part) else { return false };
+            rest = &rest[at + part.len()..];
+        }
+        rest.ends_with(last)
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Device(device) => device.fmt(f),
+            Self::Profile(profile) => profile.fmt(f),
         }
     }
 }

@@ -1,17 +1,26 @@
 use super::*;
-use crate::fixtures::{mig_gpu, node};
-use crate::resource::{MigStrategy, Reason, resolve};
+use crate::fixtures::{mig_gpu, mixed, node};
+use crate::resource::Reason;
 
 const NAME: &str = "nvidia.com/mig-1g.10gb";
 
 fn devices() -> Vec<Device> {
     let inventory = node([mig_gpu(0, &["1g.10gb"; 3]), mig_gpu(1, &["1g.10gb"; 2])]);
-    let set = resolve(&inventory, MigStrategy::Mixed, DeviceSpecs::Existing);
+    let set = mixed(&inventory);
     set.resources.into_values().next().unwrap()
 }
 
 fn rules(device_specs: DeviceSpecs) -> Rules {
-    Rules { device_specs, host_dev_root: "/".into() }
+    Rules {
+        device_specs,
+        host_dev_root: "/".into(),
+        strategies: [DeviceListStrategy::Envvar].into(),
+        ids: DeviceIdStrategy::Uuid,
+        cdi_annotation_prefix: "cdi.k8s.io/".to_owned(),
+        features: Features::default(),
+        imex: Imex::default(),
+        variable_per_resource: false,
+    }
 }
 
 fn ask(ids: &[&str], specs: DeviceSpecs, exists: impl Fn(&Path) -> bool) -> Result<Answer, AllocateError> {

@@ -1,13 +1,12 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::fixtures::{mig_gpu, node};
-use crate::resource::{DeviceSpecs, MigStrategy, resolve};
+use crate::fixtures::{mig_gpu, mixed, node};
 
 /// A node whose GPUs have so many slices each.
 fn devices(slices: &[usize]) -> Vec<Device> {
     let gpus = slices.iter().zip(0..).map(|(count, index)| mig_gpu(index, &vec!["1g.10gb"; *count]));
-    let set = resolve(&node(gpus), MigStrategy::Mixed, DeviceSpecs::Existing);
+    let set = mixed(&node(gpus));
     set.resources.into_values().next().unwrap_or_default()
 }
 
