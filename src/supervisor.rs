@@ -27,9 +27,8 @@ use crate::inventory::Inventory;
 use crate::kubelet::{Context, Endpoint, EndpointEvent, PodResourcesError, held_devices};
 use crate::nvml::{DriverError, Report};
 use crate::resource::ledger::{Change, Ledger};
-use crate::resource::{
-    Device, DeviceId, DeviceSpecs, MigStrategy, Reason, ResourceName, ResourceSet, resolve,
-};
+use crate::resource::policy::OfferPolicy;
+use crate::resource::{Device, DeviceId, Reason, ResourceName, ResourceSet, resolve};
 
 /// How long a list that says `Unhealthy` stands before the device may be left out, so that the kubelet sees both.
 const SEEN: Duration = Duration::from_millis(500);

@@ -15,7 +15,6 @@ use crate::kubelet::SocketNames;
 use crate::nvml::Paths;
 use crate::resource::allocate::Rules;
 use crate::resource::policy::{DeviceIdStrategy, DeviceListStrategy, Features, Imex, OfferPolicy};
-use crate::resource::policy::{DeviceIdStrategy, DeviceListStrategy, Features, Imex};
 use crate::resource::{DeviceSpecs, MigStrategy};
 use crate::supervisor::Policy;
 use crate::telemetry::LogFormat;

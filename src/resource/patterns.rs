@@ -34,7 +34,8 @@ pub(super) fn warn_of_idle_patterns(set: &mut ResourceSet, policy: &OfferPolicy,
         [("resources.gpus", &policy.gpus, products), ("resources.mig", &policy.mig, profiles)]
     {
         for pattern in patterns.iter().filter(|pattern| !texts.iter().any(|text| pattern.matches(text))) {
-            set.warnings.push(format!("{key}: the pattern {:?} matches nothing on this node", pattern.pattern));
+            set.warnings
+                .push(format!("{key}: the pattern {:?} matches nothing on this node", pattern.pattern));
         }
     }
 }

@@ -77,7 +77,8 @@ fn shared_name(shared: &SharedResource, sharing: &TimeSlicing, warnings: &mut Ve
         return shared.name.clone();
     }
     format!("{}{SHARED}", shared.name).parse().unwrap_or_else(|error| {
-        warnings.push(format!("sharing.timeSlicing: {}: renameByDefault has no effect: {error}", shared.name));
+        warnings
+            .push(format!("sharing.timeSlicing: {}: renameByDefault has no effect: {error}", shared.name));
         shared.name.clone()
     })
 }

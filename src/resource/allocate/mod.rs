@@ -103,7 +103,9 @@ pub enum AllocateError {
         access_file: PathBuf,
     },
     /// Several replicas are asked for, and the configuration allows one at a time.
-    #[error("at most one replica of a shared device can be asked for, and the request names {count} of {resource}")]
+    #[error(
+        "at most one replica of a shared device can be asked for, and the request names {count} of {resource}"
+    )]
     SeveralReplicas {
         /// How many.
         count: usize,
@@ -244,7 +246,11 @@ fn variable_of(resource: &str) -> String {
 }
 
 /// The IMEX channels that are there.
-fn channels(rules: &Rules, dev_root: &Path, exists: impl Fn(&Path) -> bool) -> Result<Vec<u32>, AllocateError> {
+fn channels(
+    rules: &Rules,
+    dev_root: &Path,
+    exists: impl Fn(&Path) -> bool,
+) -> Result<Vec<u32>, AllocateError> {
     let mut found = Vec::new();
     for channel in &rules.imex.channel_ids {
         let node = below(dev_root, &channel_node(*channel));
