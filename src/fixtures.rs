@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
+use crate::inventory::{DeviceNode, Gpu, Inventory, MigDevice, MigMode, Placement};
 use crate::resource::policy::OfferPolicy;
 use crate::resource::{MigStrategy, ResourceSet, resolve};
-use crate::inventory::{DeviceNode, Gpu, Inventory, MigDevice, MigMode, Placement};
 
 /// A node with these GPUs.
 pub(crate) fn node(gpus: impl IntoIterator<Item = Gpu>) -> Inventory {

@@ -14,7 +14,9 @@ pub use values::Values;
 use crate::kubelet::SocketNames;
 use crate::nvml::Paths;
 use crate::resource::allocate::Rules;
-use crate::resource::policy::{DeviceIdStrategy, DeviceListStrategy, Features, Imex, OfferPolicy};
+use crate::resource::policy::{
+    AllocationPolicy, DeviceIdStrategy, DeviceListStrategy, Features, Imex, OfferPolicy,
+};
 use crate::resource::{DeviceSpecs, MigStrategy};
 use crate::supervisor::Policy;
 use crate::telemetry::LogFormat;
@@ -87,6 +89,7 @@ impl Config {
             strategies: BTreeSet::from([DeviceListStrategy::Envvar]),
             ids: DeviceIdStrategy::Uuid,
             cdi_annotation_prefix: "cdi.k8s.io/".to_owned(),
+            allocation: AllocationPolicy::default(),
             features: Features::default(),
             imex: Imex::default(),
             variable_per_resource: false,

@@ -68,7 +68,7 @@ impl Offer {
         must_include: &[String],
         size: usize,
     ) -> Vec<String> {
-        preferred(&self.list.borrow(), available, must_include, size)
+        preferred(&self.list.borrow(), available, must_include, size, self.rules.allocation)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<DeviceId, Instant>> {

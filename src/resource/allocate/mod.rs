@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::policy::{DeviceIdStrategy, DeviceListStrategy, Features, Imex};
+use super::policy::{AllocationPolicy, DeviceIdStrategy, DeviceListStrategy, Features, Imex};
 use super::{Device, DeviceId, DeviceSpecs};
 use crate::inventory::below;
 
@@ -37,6 +37,8 @@ pub struct Rules {
     pub ids: DeviceIdStrategy,
     /// In front of the CDI annotation's key; ends in a slash.
     pub cdi_annotation_prefix: String,
+    /// How devices are chosen where the kubelet lets us.
+    pub allocation: AllocationPolicy,
     /// Further drivers.
     pub features: Features,
     /// IMEX channels.

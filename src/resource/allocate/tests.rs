@@ -17,6 +17,7 @@ fn rules(device_specs: DeviceSpecs) -> Rules {
         strategies: [DeviceListStrategy::Envvar].into(),
         ids: DeviceIdStrategy::Uuid,
         cdi_annotation_prefix: "cdi.k8s.io/".to_owned(),
+        allocation: AllocationPolicy::default(),
         features: Features::default(),
         imex: Imex::default(),
         variable_per_resource: false,
