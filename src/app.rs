@@ -12,6 +12,7 @@ use tracing::{error, info};
 use crate::cli::{self, Command};
 use crate::config::{self, Config, ConfigError, Values};
 use crate::devices::{self, Format};
+use crate::explain::command::{ExplainArgs, ExplainError, Misfit};
 use crate::kubelet::{self, Context};
 use crate::nvml::{self, DriverError, Session};
 use crate::supervisor::{self, Inputs, SupervisorError};
@@ -35,6 +36,12 @@ pub enum AppError {
     /// The list of devices cannot be printed.
     #[error("cannot print the devices: {0}")]
     Render(#[from] devices::RenderError),
+    /// Nothing can be explained.
+    #[error(transparent)]
+    Explain(#[from] ExplainError),
+    /// The node cannot run the pods that were asked about.
+    #[error(transparent)]
+    Misfit(#[from] Misfit),
     /// The operating system refused something that every process needs.
     #[error("cannot {what}: {source}")]
     System {
@@ -54,14 +61,24 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Result<(), AppErro
     }
     match command {
         Some(Command::Devices { output }) => print_devices(values, output),
+        Some(Command::Explain(arguments)) => explain(values, &arguments),
         None => serve(Config::new(values, rustix::process::geteuid().as_raw())?),
+    }
+}
+
+/// Whether something is wrong with what the program was given: it ends with `EX_USAGE` then.
+pub fn is_usage(error: &AppError) -> bool {
+    match error {
+        AppError::Config(_) => true,
+        AppError::Explain(error) => error.is_usage(),
+        _ => false,
     }
 }
 
 /// Says what went wrong: the daemon in its log, where machines look, and a command in plain words.
 pub fn complain(error: &AppError) {
     match error {
-        AppError::Driver(_) | AppError::Render(_) => {
+        AppError::Driver(_) | AppError::Render(_) | AppError::Explain(_) | AppError::Misfit(_) => {
             // Nothing is left to be done about a closed terminal.
             drop(writeln!(io::stderr(), "mig-device-plugin: {error}"));
         }
@@ -72,7 +89,21 @@ pub fn complain(error: &AppError) {
 fn print_devices(mut values: Values, format: Format) -> Result<(), AppError> {
     let paths = config::paths(&mut values);
     values.finish()?;
-    let text = devices::render(&nvml::discover(&paths)?, format)?;
+    print(&devices::render(&nvml::discover(&paths)?, format)?)
+}
+
+fn explain(values: Values, arguments: &ExplainArgs) -> Result<(), AppError> {
+    let config = Config::new(values, rustix::process::geteuid().as_raw())?;
+    let inventory = match arguments.saved_inventory()? {
+        Some(inventory) => inventory,
+        None => nvml::discover(&config.paths)?,
+    };
+    let answer = arguments.answer(&inventory, &config.policy.offer, &config.rules)?;
+    print(&answer.text)?;
+    answer.misfit.map_or(Ok(()), |misfit| Err(misfit.into()))
+}
+
+fn print(text: &str) -> Result<(), AppError> {
     match io::stdout().write_all(text.as_bytes()) {
         // `devices | head` is no failure.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

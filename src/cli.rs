@@ -4,6 +4,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{Flags, LogFlags, RootFlags, Values};
 use crate::devices::Format;
+use crate::explain::command::ExplainArgs;
 
 /// Kubernetes device plugin for NVIDIA MIG: finds the slices, keeps the kubelet's list current, hands them to
 /// containers. Without a command it serves until it is told to stop (SIGTERM, SIGINT); SIGHUP makes it look for
@@ -30,6 +31,9 @@ pub enum Command {
         #[arg(short, long, value_enum, default_value_t = Format::Table)]
         output: Format,
     },
+    /// Show what each strategy would offer of this node, or of one that was saved, and what is odd about it; or
+    /// say whether a pod could run there and what it would get
+    Explain(ExplainArgs),
 }
 
 /// Reads the command line and the environment: the command, if there is one, and the values of all flags.

@@ -28,6 +28,7 @@
 //! | [`supervisor`] | the only task that changes what is served | call the driver |
 //! | [`kubelet`] | gRPC: a server and a registration per resource, kept alive | call the driver |
 //! | [`devices`] | the inventory as a table, a drawing, JSON or YAML | look anything up |
+//! | [`explain`] | what each strategy makes of a node, whether a pod could run there | decide: it asks `resource` |
 //! | [`app`] | composition | anything else |
 //!
 //! # Invariants
@@ -47,6 +48,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod devices;
+pub mod explain;
 #[cfg(test)]
 mod fixtures;
 pub mod inventory;
