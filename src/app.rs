@@ -139,8 +139,19 @@ async fn run(config: Config) -> Result<(), AppError> {
         events: endpoint_sender,
     };
     kubelet::sweep(context.plugin_folder()).await;
-    let inputs = Inputs { reports, endpoints };
-    let served = supervisor::run(config.policy, context, inputs, || session.rescan(), stopping.clone());
+    let (_reload_sender, reloads) = mpsc::channel(1);
+    let inputs = Inputs { reports, endpoints, reloads };
+    let options = crate::cdi::CdiOptions {
+        spec_dir: "/var/run/cdi".into(),
+        host_driver_root: "/".into(),
+        host_dev_root: "/".into(),
+        hook: None,
+        disabled_hooks: std::collections::BTreeSet::new(),
+        without_sockets: false,
+        imex_channels: std::collections::BTreeSet::new(),
+    };
+    let cdi = crate::cdi::Cdi::new(options, context.paths.clone());
+    let served = supervisor::run(config.policy, context, cdi, inputs, || session.rescan(), stopping.clone());
     tokio::pin!(served);
     let result = tokio::select! {
         result = &mut served => result,

@@ -45,6 +45,7 @@
 //! 9. A list is sent when something changed, and a burst of changes as its first and its last.
 
 pub mod app;
+pub mod cdi;
 pub mod cli;
 pub mod config;
 pub mod devices;

@@ -1,8 +1,9 @@
 //! The only task that changes what is served.
 //!
 //! ```text
-//!   Report (nvml) ──► wanted: ResourceSet ──┐
-//!   Stale, held devices, time ──────────────┴──► Ledger::step ─► diff ─► start │ update │ stop an Endpoint
+//!   Report (nvml), Reload (config) ──► CDI specification ──► wanted: ResourceSet ──┐
+//!   Stale, held devices, time ─────────────────────────────────────────────────────┴──► Ledger::step ─► diff
+//!                                                       ─► start │ update │ stop an Endpoint
 //!
 //!   a resource:  (absent) ──Start──► served ──last device leaves──► empty list ──LINGER──► Stop ──► (absent)
 //!                                      ▲                                │
@@ -14,7 +15,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -23,9 +23,11 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::cdi::Cdi;
 use crate::inventory::Inventory;
 use crate::kubelet::{Context, Endpoint, EndpointEvent, PodResourcesError, held_devices};
 use crate::nvml::{DriverError, Report};
+use crate::resource::allocate::Rules;
 use crate::resource::ledger::{Change, Ledger};
 use crate::resource::policy::OfferPolicy;
 use crate::resource::{Device, DeviceId, Reason, ResourceName, ResourceSet, resolve};
@@ -46,7 +48,7 @@ const HELD_FRESH: Duration = Duration::from_secs(5);
 const EXIT_LIMIT: Duration = Duration::from_millis(800);
 
 /// What the supervisor is told by the configuration.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// What is offered, and under which names.
     pub offer: OfferPolicy,
@@ -69,9 +71,19 @@ pub enum SupervisorError {
     SessionEnded,
 }
 
+/// What can be changed while it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reload {
+    /// What is offered.
+    pub policy: Policy,
+    /// How answers are made.
+    pub rules: Rules,
+}
+
 /// Everything that happens to the supervisor.
 enum Event {
     Report(Report),
+    Reload(Box<Reload>),
     Stale(EndpointEvent),
     Held(Result<HashSet<DeviceId>, PodResourcesError>),
     Tick,
@@ -84,17 +96,20 @@ pub struct Inputs {
     pub reports: mpsc::Receiver<Report>,
     /// From the endpoints, by way of [`Context::events`].
     pub endpoints: mpsc::Receiver<EndpointEvent>,
+    /// From the configuration.
+    pub reloads: mpsc::Receiver<Reload>,
 }
 
 /// Serves until `stopping` is cancelled. `rescan` asks the driver's thread to look again.
 pub async fn run(
     policy: Policy,
     context: Context,
+    cdi: Cdi,
     mut inputs: Inputs,
     rescan: impl Fn(),
     stopping: CancellationToken,
 ) -> Result<(), SupervisorError> {
-    let mut supervisor = Supervisor::new(policy, context);
+    let mut supervisor = Supervisor::new(policy, context, cdi);
     let (held_sender, mut held) = mpsc::channel(1);
     let ended = loop {
         let ticking = supervisor.is_waiting();
@@ -105,6 +120,7 @@ pub async fn run(
                 None => break Err(SupervisorError::SessionEnded),
             },
             Some(event) = inputs.endpoints.recv() => Event::Stale(event),
+            Some(reload) = inputs.reloads.recv() => Event::Reload(Box::new(reload)),
             Some(answer) = held.recv() => Event::Held(answer),
             () = sleep(TICK), if ticking => Event::Tick,
         };
@@ -119,6 +135,7 @@ pub async fn run(
                 rescan();
             }
             Event::Held(answer) => supervisor.take_held(answer),
+            Event::Reload(reload) => supervisor.take_reload(*reload),
             Event::Tick => {}
         }
         supervisor.apply();
@@ -137,10 +154,35 @@ pub async fn run(
     ended
 }
 
+/// Brings the CDI specification up to date, and marks the devices that are not in it.
+fn mark_incomplete(wanted: &mut ResourceSet, cdi: &mut Cdi, inventory: &Inventory) {
+    let reason_for: Box<dyn Fn(&Device) -> Option<String>> = match cdi.update(inventory) {
+        Ok(update) => {
+            if update.written {
+                info!("wrote the CDI specification");
+            }
+            Box::new(move |device| {
+                let incomplete = update.incomplete.iter().find(|incomplete| incomplete.id == device.uuid);
+                incomplete.map(|incomplete| incomplete.reason.clone())
+            })
+        }
+        Err(error) => {
+            let text = error.to_string();
+            Box::new(move |_| Some(text.clone()))
+        }
+    };
+    for device in wanted.resources.values_mut().flatten() {
+        device.reasons.extend(reason_for(device).map(Reason::Incomplete));
+    }
+}
+
 struct Supervisor {
     policy: Policy,
     context: Context,
-    inventory: Option<Arc<Inventory>>,
+    cdi: Cdi,
+    inventory: Option<Inventory>,
+    /// Why there is no driver, while there is none.
+    no_driver: Option<String>,
     wanted: ResourceSet,
     ledger: Ledger,
     endpoints: BTreeMap<ResourceName, Endpoint>,
@@ -162,11 +204,13 @@ struct Held {
 }
 
 impl Supervisor {
-    fn new(policy: Policy, context: Context) -> Self {
+    fn new(policy: Policy, context: Context, cdi: Cdi) -> Self {
         Self {
             policy,
             context,
+            cdi,
             inventory: None,
+            no_driver: None,
             wanted: ResourceSet::default(),
             ledger: Ledger::default(),
             endpoints: BTreeMap::new(),
@@ -185,35 +229,65 @@ impl Supervisor {
             }
             Report::NoDriver(error) => {
                 warn!(%error, "no driver; waiting for it");
-                self.wanted = self.wanted.all_unhealthy(&Reason::NoDriver(error.to_string()));
+                self.no_driver = Some(error.to_string());
+                self.resolve();
             }
         }
         Ok(())
     }
 
     fn take_inventory(&mut self, inventory: Inventory) {
+        let first = self.inventory.is_none();
         let inventory = match &self.inventory {
             Some(previous) => inventory.with_unreadable_from(previous),
             None => inventory,
         };
-        let wanted = resolve(&inventory, &self.policy.offer);
-        for withheld in wanted.withheld.iter().filter(|withheld| !self.wanted.withheld.contains(withheld)) {
-            warn!(index = withheld.index, device = %withheld.id, reason = withheld.reason, "withheld");
-        }
-        if self.inventory.is_none() {
+        self.inventory = Some(inventory);
+        self.no_driver = None;
+        self.resolve();
+        if let (true, Some(inventory)) = (first, &self.inventory) {
             info!(
                 driver = inventory.driver_version,
                 gpus = inventory.gpus.len(),
                 mig_devices = inventory.gpus.iter().map(|gpu| gpu.mig_devices.len()).sum::<usize>(),
                 strategy = %self.policy.offer.strategy,
-                resources = wanted.resources.len(),
+                resources = self.wanted.resources.len(),
                 "found"
             );
         }
-        if wanted.resources.is_empty() {
+    }
+
+    fn take_reload(&mut self, reload: Reload) {
+        self.policy = reload.policy;
+        if self.context.rules != reload.rules {
+            self.context.rules = reload.rules;
+            for endpoint in self.endpoints.values() {
+                endpoint.set_rules(self.context.rules.clone());
+            }
+        }
+        self.resolve();
+    }
+
+    /// Works out what should be offered, from everything that is known. The CDI specification comes first: the kubelet
+    /// must not hear of a device that a container runtime cannot resolve.
+    fn resolve(&mut self) {
+        let Some(inventory) = &self.inventory else { return };
+        let mut wanted = resolve(inventory, &self.policy.offer);
+        if self.context.rules.strategies.iter().any(|strategy| strategy.is_cdi()) {
+            mark_incomplete(&mut wanted, &mut self.cdi, inventory);
+        }
+        for withheld in wanted.withheld.iter().filter(|withheld| !self.wanted.withheld.contains(withheld)) {
+            warn!(index = withheld.index, device = %withheld.id, reason = withheld.reason, "withheld");
+        }
+        for warning in wanted.warnings.iter().filter(|warning| !self.wanted.warnings.contains(warning)) {
+            warn!("{warning}");
+        }
+        if let Some(why) = &self.no_driver {
+            wanted = wanted.all_unhealthy(&Reason::NoDriver(why.clone()));
+        }
+        if wanted.resources.is_empty() && (self.wanted != wanted || self.ledger == Ledger::default()) {
             warn!(strategy = %self.policy.offer.strategy, "this node has nothing to offer under this strategy");
         }
-        self.inventory = Some(Arc::new(inventory));
         self.wanted = wanted;
     }
 

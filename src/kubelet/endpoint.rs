@@ -32,6 +32,7 @@ use super::folder::FolderState;
 use super::offer::Offer;
 use super::registration::register;
 use super::server::Server;
+use crate::resource::allocate::Rules;
 use crate::resource::{Device, DeviceId, ResourceName};
 
 /// The first and the longest wait between two attempts.
@@ -76,6 +77,11 @@ impl Endpoint {
     /// Replaces the list; streams send it if it differs.
     pub fn update(&self, devices: Vec<Device>) {
         self.offer.publish(devices);
+    }
+
+    /// Changes how answers are made from now on; what containers have got stays as it is.
+    pub fn set_rules(&self, rules: Rules) {
+        self.offer.set_rules(rules);
     }
 
     /// Time since a device of this resource was last handed out; `None` if it never was.

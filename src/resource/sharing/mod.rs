@@ -82,3 +82,6 @@ fn shared_name(shared: &SharedResource, sharing: &TimeSlicing, warnings: &mut Ve
         shared.name.clone()
     })
 }
+
+#[cfg(test)]
+mod tests;

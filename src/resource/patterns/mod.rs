@@ -64,3 +64,6 @@ fn is_selected(device: &Device, selector: &Selector) -> bool {
         Selector::Device(name @ DeviceRef::Mig(..)) => is_meant(device, name),
     }
 }
+
+#[cfg(test)]
+mod tests;
