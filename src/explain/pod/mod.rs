@@ -3,7 +3,7 @@
 //! A Pod is judged by itself, on a node where nothing is in use. CPU, memory, taints and whatever else decides
 //! where a Pod runs is not looked at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -320,9 +320,18 @@ fn warnings(inventory: &Inventory, containers: &[ContainerView]) -> Vec<String> 
                 }
             }
         }
+        let whole =
+            entries.iter().flat_map(|entry| &entry.devices).filter(|device| device.mig_device.is_none());
+        let in_mig_mode = |index| inventory.gpus.iter().any(|gpu| gpu.index == index && gpu.mig_enabled());
+        for device in whole.filter(|device| in_mig_mode(device.gpu)) {
+            warnings.push(format!(
+                "container {}: GPU {} is in MIG mode, so no CUDA program can use it as a whole",
+                first.name, device.gpu
+            ));
+        }
         let slices =
             entries.iter().flat_map(|entry| &entry.devices).filter(|device| device.profile.is_some());
-        let slices: std::collections::BTreeSet<&str> = slices.map(|device| device.index.as_str()).collect();
+        let slices: BTreeSet<&str> = slices.map(|device| device.index.as_str()).collect();
         if slices.len() > 1 {
             warnings.push(format!(
                 "container {}: a CUDA program uses one MIG device, and this container gets {}",
