@@ -12,6 +12,7 @@
 mod allocation;
 mod command_line;
 mod driver;
+mod explain;
 mod golden;
 mod kubelet_life;
 mod layouts;
