@@ -84,7 +84,7 @@ single: slices of one profile under the name for GPUs
                 1g.10gb+me: use the strategy mixed, or partition all GPUs alike
   withheld 1 2: the strategy single offers MIG devices only while a GPU is in MIG mode, and this GPU
                 is not: use the strategy mixed, or switch MIG mode on for all GPUs or none
-  ! slices have several profiles, and only 1g.10gb is offered; 3g.40gb, 1g.10gb+me are withheld
+  ! slices have several profiles, and only 1g.10gb is offered, not 3g.40gb, 1g.10gb+me
 
 mixed (configured): slices by profile, other GPUs as a whole
   nvidia.com/gpu             2  GPU 1-2

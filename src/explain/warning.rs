@@ -155,7 +155,7 @@ impl Warning {
             }
             Self::Unusable { reason, .. } => reason.clone(),
             Self::SeveralProfiles { offered, others } => format!(
-                "slices have several profiles, and only {offered} is offered; {} are withheld",
+                "slices have several profiles, and only {offered} is offered, not {}",
                 others.join(", ")
             ),
             Self::SmallerComputeInstance { profile, gpu_instance, .. } => format!(

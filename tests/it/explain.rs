@@ -107,7 +107,7 @@ fn mixed_profiles_whole_gpus_and_a_gpu_that_waits() {
         "! GPU 1: MIG mode is on, and there are no slices",
         "! GPU 2: memory slices 2-7 of 0-7 are free",
         "! GPU 3: MIG mode will be on after the next GPU reset",
-        "! slices have several profiles, and only 1g.10gb is offered; 3g.40gb, 2g.20gb are withheld",
+        "! slices have several profiles, and only 1g.10gb is offered, not 3g.40gb, 2g.20gb",
     ] {
         assert!(text.contains(words), "{words} in {text}");
     }
