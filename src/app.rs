@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::cli::{self, Command};
+use crate::config::command::{self, CommandError, ConfigCommand};
 use crate::config::{self, Config, ConfigError, Values};
 use crate::devices::{self, Format};
 use crate::explain::command::{ExplainArgs, ExplainError, Misfit};
@@ -36,6 +37,9 @@ pub enum AppError {
     /// The list of devices cannot be printed.
     #[error("cannot print the devices: {0}")]
     Render(#[from] devices::RenderError),
+    /// The configuration cannot be printed.
+    #[error(transparent)]
+    ShowConfig(CommandError),
     /// Nothing can be explained.
     #[error(transparent)]
     Explain(#[from] ExplainError),
@@ -54,15 +58,16 @@ pub enum AppError {
 
 /// Does what the command line says.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Result<(), AppError> {
-    let (command, mut values) = cli::parse(arguments)?;
-    let log = config::log(&mut values);
+    let (command, values) = cli::parse(arguments)?;
+    let log = config::log(&values);
     if telemetry::init(log).is_err() {
         // Somebody logs in this process already, as in a test: then that is where our lines go too.
     }
     match command {
-        Some(Command::Devices { output }) => print_devices(values, output),
-        Some(Command::Explain(arguments)) => explain(values, &arguments),
-        None => serve(Config::new(values, rustix::process::geteuid().as_raw())?),
+        Some(Command::Devices { output }) => print_devices(&values, output),
+        Some(Command::Config(command)) => configure(&command, &values),
+        Some(Command::Explain(arguments)) => explain(&values, &arguments),
+        None => serve(Config::new(&values, our_uid())?),
     }
 }
 
@@ -78,7 +83,11 @@ pub fn is_usage(error: &AppError) -> bool {
 /// Says what went wrong: the daemon in its log, where machines look, and a command in plain words.
 pub fn complain(error: &AppError) {
     match error {
-        AppError::Driver(_) | AppError::Render(_) | AppError::Explain(_) | AppError::Misfit(_) => {
+        AppError::Driver(_)
+        | AppError::Render(_)
+        | AppError::ShowConfig(_)
+        | AppError::Explain(_)
+        | AppError::Misfit(_) => {
             // Nothing is left to be done about a closed terminal.
             drop(writeln!(io::stderr(), "mig-device-plugin: {error}"));
         }
@@ -86,14 +95,27 @@ pub fn complain(error: &AppError) {
     }
 }
 
-fn print_devices(mut values: Values, format: Format) -> Result<(), AppError> {
-    let paths = config::paths(&mut values);
-    values.finish()?;
+fn our_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+fn configure(command: &ConfigCommand, values: &Values) -> Result<(), AppError> {
+    let answer = command::answer(command, values, our_uid()).map_err(|error| match error {
+        CommandError::Config(error) => AppError::Config(error),
+        error => AppError::ShowConfig(error),
+    })?;
+    print(&answer.text)?;
+    // What is wrong has been printed.
+    if answer.valid { Ok(()) } else { Err(AppError::Config(ConfigError { mistakes: Vec::new() })) }
+}
+
+fn print_devices(values: &Values, format: Format) -> Result<(), AppError> {
+    let paths = config::paths(values)?;
     print(&devices::render(&nvml::discover(&paths)?, format)?)
 }
 
-fn explain(values: Values, arguments: &ExplainArgs) -> Result<(), AppError> {
-    let config = Config::new(values, rustix::process::geteuid().as_raw())?;
+fn explain(values: &Values, arguments: &ExplainArgs) -> Result<(), AppError> {
+    let config = Config::new(values, our_uid())?;
     let inventory = match arguments.saved_inventory()? {
         Some(inventory) => inventory,
         None => nvml::discover(&config.paths)?,

@@ -58,3 +58,4 @@ pub mod nvml;
 pub mod resource;
 pub mod supervisor;
 pub mod telemetry;
+mod watch;

@@ -7,7 +7,7 @@ fn given(values: &[(&str, &str)]) -> Values {
 }
 
 fn config(values: &[(&str, &str)]) -> Result<Config, ConfigError> {
-    Config::new(given(values), 1000)
+    Config::new(&given(values), 1000)
 }
 
 fn mistakes(values: &[(&str, &str)]) -> Vec<String> {
@@ -67,10 +67,10 @@ fn all_mistakes_are_told_at_once_with_what_would_be_right() {
     assert_eq!(
         told,
         [
-            r#"--mig-strategy: "mixd" cannot be used: it is one of none, single, mixed"#,
+            r#"--mig-strategy: "mixd" cannot be used: it is one of none, single, mixed (did you mean "mixed"?)"#,
             r#"--fail-on-init-error: "yes" cannot be used: it is true or false"#,
-            r#"--nvidia-dev-root: "dev" cannot be used: it is an absolute path"#,
             r#"--rescan-interval: "10" cannot be used: it is a time with a unit, such as 500ms, 10s, 1m30s, or 0"#,
+            r#"--nvidia-dev-root: "dev" cannot be used: it is an absolute path"#,
             r#"--allowed-uid: "root" cannot be used: it is a user's number, or several with commas between"#,
         ]
     );
@@ -88,9 +88,8 @@ fn a_folder_that_leaves_no_room_for_a_sockets_name_is_refused() {
 #[test]
 fn a_log_level_is_a_word_or_levels_per_module() {
     let level = |text| {
-        let mut values = given(&[("log-level", text)]);
-        let log = log(&mut values);
-        values.finish().map(|()| log.level)
+        let values = given(&[("log-level", text)]);
+        Config::new(&values, 1000).map(|_| log(&values).level)
     };
     assert!(level("debug").unwrap().to_string().contains("mig_device_plugin=debug"));
     assert!(level("info,mig_device_plugin::nvml=trace").unwrap().to_string().contains("nvml=trace"));

@@ -15,7 +15,7 @@ fn refused(yaml: &str) -> String {
 
 /// Those of a plugin that nothing is configured of.
 fn rules() -> Rules {
-    Config::new(Values::default(), 0).unwrap().rules
+    Config::new(&Values::default(), 0).unwrap().rules
 }
 
 fn judged(inventory: &Inventory, yaml: &str) -> PodAnswer {
