@@ -180,7 +180,12 @@ impl Reader<'_> {
         match (Place::of(schema), &mut node.value) {
             // A key without a value is a key that was not given, as in NVIDIA's plugin.
             (_, Value::Null) => {}
-            (Place::Leaf(setting), _) => self.read_leaf(setting, path, node),
+            (Place::Leaf(setting), value) => {
+                if let (Kind::Boolean, Value::Scalar { text, plain: true }) = (setting.kind, value) {
+                    *text = truth(text);
+                }
+                self.read_leaf(setting, path, node);
+            }
             (Place::Keys, Value::Map(entries)) => self.read_keys(schema, path, entries),
             (Place::Items, Value::List(items)) => {
                 for (index, item) in items.iter_mut().enumerate() {
@@ -190,7 +195,7 @@ impl Reader<'_> {
             (Place::Items, _) => self.mistake(at, path, &format!("{what} stands here, and a list is needed")),
             (Place::Keys | Place::Unknown, _) => {
                 let keys = below(schema).collect::<Vec<_>>().join(", ");
-                self.mistake(at, path, &format!("{what} stands here, and keys are needed: {keys}"));
+                self.mistake(at, path, &format!("{what} stands here, and these keys are known: {keys}"));
             }
         }
     }
@@ -249,7 +254,7 @@ impl Reader<'_> {
             return;
         }
         let text = match &node.value {
-            Value::Scalar { text, plain } => written(setting, text, *plain),
+            Value::Scalar { text, .. } => text.clone(),
             Value::List(items) if setting.kind.is_list() => {
                 let texts: Option<Vec<_>> = items.iter().map(Node::text).collect();
                 match texts {
@@ -295,16 +300,15 @@ impl Reader<'_> {
 
     fn wrong_shape(&mut self, setting: &Setting, path: &str, node: &Node, what: &str) {
         let rule = setting.kind.rule();
-        self.mistake(node.at, path, &format!("{what} stands here, and it is {rule}"));
+        self.mistake(node.at, path, &format!("{what} stands here, and this is needed: {rule}"));
     }
 }
 
 /// NVIDIA's plugin reads the file as YAML 1.1, where some more words are truth values if they have no quotes.
-fn written(setting: &Setting, text: &str, plain: bool) -> String {
-    let word = text.to_ascii_lowercase();
-    match (setting.kind, plain, word.as_str()) {
-        (Kind::Boolean, true, "yes" | "on" | "y") => "true".to_owned(),
-        (Kind::Boolean, true, "no" | "off" | "n") => "false".to_owned(),
+fn truth(text: &str) -> String {
+    match text.to_ascii_lowercase().as_str() {
+        "yes" | "on" | "y" => "true".to_owned(),
+        "no" | "off" | "n" => "false".to_owned(),
         _ => text.to_owned(),
     }
 }

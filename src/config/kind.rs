@@ -172,11 +172,6 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-/// Whether a file's text says yes, by the rules of YAML 1.1 too, which NVIDIA's plugin goes by.
-pub(super) fn is_yes(text: &str) -> bool {
-    matches!(text.to_ascii_lowercase().as_str(), "yes" | "on" | "y") || boolean(text) == Some(true)
-}
-
 /// A time with a unit, or 0.
 pub(super) fn duration(text: &str) -> Option<Duration> {
     if text == "0" { Some(Duration::ZERO) } else { humantime::parse_duration(text).ok() }

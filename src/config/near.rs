@@ -1,8 +1,14 @@
 //! What a person may have meant.
 
-/// The word nearest to `text`, if it is near enough to be a slip: of the pen, of case, or of dashes.
+/// The word that `text` begins, or the one nearest to it, if near enough to be a slip: of the pen, of case, or of
+/// dashes.
 pub(super) fn near<'a>(text: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let text = plain(text);
+    let words: Vec<_> = words.into_iter().collect();
+    let begins = words.iter().find(|word| text.len() > 2 && plain(word).starts_with(&text));
+    if let Some(word) = begins {
+        return Some(word);
+    }
     let limit = (text.chars().count() / 3).clamp(1, 3);
     let distances = words.into_iter().map(|word| (distance(&text, &plain(word)), word));
     let (steps, word) = distances.min_by_key(|(steps, _)| *steps)?;
@@ -50,6 +56,7 @@ mod tests {
             ("EnvVar", Some("envvar")),
             ("volumeMounts", Some("volume-mounts")),
             ("cdi-cir", Some("cdi-cri")),
+            ("volume", Some("volume-mounts")),
             ("nothing", None),
             ("", None),
         ] {

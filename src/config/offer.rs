@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::file::Reader;
-use super::kind::name;
+use super::kind::{boolean, name};
 use super::tree::{At, Node, Value};
 use super::values::shown;
 use crate::resource::ResourceName;
@@ -58,7 +58,7 @@ fn patterns(reader: &mut Reader<'_>, path: &str, list: Option<&Node>) -> Vec<Pat
 
 fn time_slicing(reader: &mut Reader<'_>, resources: &Node, slicing: &Node) -> TimeSlicing {
     const PATH: &str = "sharing.timeSlicing";
-    let is = |key| slicing.get(key).and_then(Node::text).is_some_and(super::kind::is_yes);
+    let is = |key| slicing.get(key).and_then(Node::text).and_then(boolean) == Some(true);
     let mut read = TimeSlicing {
         rename_by_default: is("renameByDefault"),
         fail_requests_greater_than_one: is("failRequestsGreaterThanOne"),

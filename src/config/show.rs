@@ -64,8 +64,9 @@ fn flat(path: &str, node: &Node, file: &str, rows: &mut Vec<[String; 3]>) {
 /// The configuration as a file that says the same, as far as a file can.
 pub(super) fn as_file(merged: &Merged) -> Node {
     let mut root = Node { value: Value::Map(Vec::new()), ..Node::default() };
-    let in_file = settings::all().filter(|setting| !setting.key.is_empty());
-    for setting in in_file.filter(|setting| setting.key == "version" || !setting.flag.is_empty()) {
+    let version = settings::find("version").into_iter();
+    let in_file = settings::all().filter(|setting| !setting.key.is_empty() && !setting.flag.is_empty());
+    for setting in version.chain(in_file) {
         if let Some(value) = value(setting, &merged.values) {
             put(&mut root, setting.key, value);
         }

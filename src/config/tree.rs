@@ -117,6 +117,10 @@ fn syntax(text: &str, error: &granit_parser::ScanError) -> Broken {
     let tab = around.into_iter().any(|line| line.chars().take_while(is_blank).any(|c| c == '\t'));
     let hint = if tab { "; the line begins with a tab, and YAML is indented with spaces" } else { "" };
     let kind = error.info();
+    if kind.contains("recursion limit") {
+        let why = format!("lists and groups of keys are more than {MAX_DEPTH} deep in each other");
+        return Broken { at, why };
+    }
     Broken { at, why: format!("this is neither YAML nor JSON: {kind}{hint}") }
 }
 
@@ -181,8 +185,8 @@ impl Builder {
     }
 
     fn add(&mut self, node: Node, anchor: usize) -> Result<(), Broken> {
-        // A list or map is counted with all in it again for each level above it, and an alias as what it stands
-        // for; depth is bounded, so this stays a count of nodes within a factor.
+        // An alias counts as what it stands for, before it is copied into anything larger. What is in a list or map is
+        // counted again at each level, so the sum is allowed more than a whole tree.
         let size = if matches!(node.value, Value::List(_) | Value::Map(_)) { node.size() } else { 1 };
         self.nodes += size;
         if self.nodes > MAX_NODES * MAX_DEPTH || size > MAX_NODES {

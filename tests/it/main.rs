@@ -11,6 +11,7 @@
 
 mod allocation;
 mod command_line;
+mod config;
 mod driver;
 mod explain;
 mod golden;
