@@ -1,22 +1,18 @@
-//! Composition: makes the channels, starts the parts, and ends them on a signal.
+//! What the program does: one of its commands, or the daemon.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::error;
 
 use crate::cli::{self, Command};
 use crate::config::command::{self, CommandError, ConfigCommand};
-use crate::config::{self, Config, ConfigError, Values};
+use crate::config::{self, Config, ConfigError, ConfigSource, Values};
 use crate::devices::{self, Format};
 use crate::explain::command::{ExplainArgs, ExplainError, Misfit};
-use crate::kubelet::{self, Context};
-use crate::nvml::{self, DriverError, Session};
-use crate::supervisor::{self, Inputs, SupervisorError};
+use crate::nvml::{self, DriverError};
+use crate::serve;
+use crate::supervisor::SupervisorError;
 use crate::telemetry;
 
 /// Why the program ends with an error.
@@ -67,7 +63,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Result<(), AppErro
         Some(Command::Devices { output }) => print_devices(&values, output),
         Some(Command::Config(command)) => configure(&command, &values),
         Some(Command::Explain(arguments)) => explain(&values, &arguments),
-        None => serve(Config::new(&values, our_uid())?),
+        None => serve::serve(&ConfigSource::new(values, our_uid())),
     }
 }
 
@@ -130,86 +126,5 @@ fn print(text: &str) -> Result<(), AppError> {
         // `devices | head` is no failure.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result.map_err(|source| AppError::System { what: "write to standard output", source }),
-    }
-}
-
-fn serve(config: Config) -> Result<(), AppError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|source| AppError::System { what: "start the runtime", source })?;
-    let result = runtime.block_on(run(config));
-    // Not waited for: a name look-up or the driver may hang.
-    runtime.shutdown_timeout(Duration::from_millis(50));
-    result
-}
-
-async fn run(config: Config) -> Result<(), AppError> {
-    let stopping = CancellationToken::new();
-    let signals = Signals::new().map_err(|source| AppError::System { what: "listen for signals", source })?;
-    let (report_sender, reports) = mpsc::channel(1);
-    let (endpoint_sender, endpoints) = mpsc::channel(64);
-    info!(version = env!("CARGO_PKG_VERSION"), kubelet_socket = %config.kubelet_socket.display(), "starting");
-    let session = Session::spawn(config.paths.clone(), config.rescan_interval, report_sender)
-        .map_err(|source| AppError::System { what: "start the driver's thread", source })?;
-    let folder = kubelet::watch_folder(config.kubelet_socket.clone());
-    let context = Context {
-        kubelet_socket: config.kubelet_socket,
-        folder,
-        socket_names: config.socket_names,
-        allowed_uids: config.allowed_uids,
-        rules: config.rules,
-        paths: config.paths,
-        events: endpoint_sender,
-    };
-    kubelet::sweep(context.plugin_folder()).await;
-    let (_reload_sender, reloads) = mpsc::channel(1);
-    let inputs = Inputs { reports, endpoints, reloads };
-    let options = crate::cdi::CdiOptions {
-        spec_dir: "/var/run/cdi".into(),
-        host_driver_root: "/".into(),
-        host_dev_root: "/".into(),
-        hook: None,
-        disabled_hooks: std::collections::BTreeSet::new(),
-        without_sockets: false,
-        imex_channels: std::collections::BTreeSet::new(),
-    };
-    let cdi = crate::cdi::Cdi::new(options, context.paths.clone());
-    let served = supervisor::run(config.policy, context, cdi, inputs, || session.rescan(), stopping.clone());
-    tokio::pin!(served);
-    let result = tokio::select! {
-        result = &mut served => result,
-        () = signals.handle(|| session.rescan()) => {
-            stopping.cancel();
-            served.await
-        }
-    };
-    info!("stopped");
-    Ok(result?)
-}
-
-/// The signals that mean something to us.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Returns when the program is to stop; calls `rescan` on each SIGHUP.
-    async fn handle(mut self, rescan: impl Fn()) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => { info!("SIGTERM: stopping"); return }
-                _ = self.interrupt.recv() => { info!("SIGINT: stopping"); return }
-                _ = self.hang_up.recv() => { info!("SIGHUP: looking at the driver again"); rescan() }
-            }
-        }
     }
 }

@@ -56,6 +56,7 @@ pub mod inventory;
 pub mod kubelet;
 pub mod nvml;
 pub mod resource;
+mod serve;
 pub mod supervisor;
 pub mod telemetry;
 mod watch;

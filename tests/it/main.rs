@@ -18,6 +18,7 @@ mod golden;
 mod kubelet_life;
 mod layouts;
 mod models;
+mod reload;
 mod rig;
 mod signals;
 mod sockets;
