@@ -125,7 +125,8 @@ fn mounts_tell_the_devices_where_they_are_chosen_and_win_over_the_variable() {
     let both = [DeviceListStrategy::Envvar, DeviceListStrategy::VolumeMounts];
     let answer = answer(&["MIG-0-8-0", "MIG-0-7-0"], |rules| rules.strategies = both.into(), |_| true);
     assert_eq!(env(&answer, "NVIDIA_VISIBLE_DEVICES"), Some("/var/run/nvidia-container-devices"));
-    let mount = |id: &str| (PathBuf::from("/dev/null"), Path::new("/var/run/nvidia-container-devices").join(id));
+    let mount =
+        |id: &str| (PathBuf::from("/dev/null"), Path::new("/var/run/nvidia-container-devices").join(id));
     assert_eq!(answer.mounts, [mount("MIG-0-7-0"), mount("MIG-0-8-0")]);
 }
 
@@ -133,8 +134,7 @@ fn mounts_tell_the_devices_where_they_are_chosen_and_win_over_the_variable() {
 fn cdi_names_stand_alone_where_nothing_else_is_chosen() {
     let only = [DeviceListStrategy::CdiAnnotations, DeviceListStrategy::CdiCri];
     let answer = answer(&["MIG-0-8-0", "MIG-0-7-0"], |rules| rules.strategies = only.into(), |_| true);
-    let names =
-        ["k8s.device-plugin.nvidia.com/gpu=MIG-0-7-0", "k8s.device-plugin.nvidia.com/gpu=MIG-0-8-0"];
+    let names = ["k8s.device-plugin.nvidia.com/gpu=MIG-0-7-0", "k8s.device-plugin.nvidia.com/gpu=MIG-0-8-0"];
     assert_eq!(answer.cdi_devices, names);
     let [(key, value)] = &answer.annotations[..] else { panic!("{:?}", answer.annotations) };
     assert!(key.starts_with("cdi.k8s.io/nvidia-device-plugin_"), "{key}");

@@ -15,12 +15,25 @@ fn names(set: &ResourceSet) -> Vec<&str> {
 #[test]
 fn a_pattern_matches_the_whole_text() {
     let matches = |text: &str, like: &str| pattern(like, "nvidia.com/x").matches(text);
-    for (text, like) in
-        [("1g.10gb", "1g.10gb"), ("1g.10gb", "*"), ("1g.10gb+me", "1g.10gb*"), ("abcabc", "*abc"), ("aXbYc", "a*b*c"), ("", "*"), ("", "")]
-    {
+    for (text, like) in [
+        ("1g.10gb", "1g.10gb"),
+        ("1g.10gb", "*"),
+        ("1g.10gb+me", "1g.10gb*"),
+        ("abcabc", "*abc"),
+        ("aXbYc", "a*b*c"),
+        ("", "*"),
+        ("", ""),
+    ] {
         assert!(matches(text, like), "{text} {like}");
     }
-    for (text, like) in [("1g.10gb+me", "1g.10gb"), ("11g.10gb", "1g*"), ("1gx10gb", "1g.10gb"), ("ab", "a*bb"), ("aba", "ab*ba"), ("x", "")] {
+    for (text, like) in [
+        ("1g.10gb+me", "1g.10gb"),
+        ("11g.10gb", "1g*"),
+        ("1gx10gb", "1g.10gb"),
+        ("ab", "a*bb"),
+        ("aba", "ab*ba"),
+        ("x", ""),
+    ] {
         assert!(!matches(text, like), "{text} {like}");
     }
 }
@@ -35,7 +48,10 @@ fn the_first_pattern_that_matches_names_the_resource() {
     };
     let inventory = node([mig_gpu(0, &["1g.10gb+me", "1g.20gb", "2g.20gb"]), gpu(1)]);
     let set = resolve(&inventory, &policy);
-    assert_eq!(names(&set), ["nvidia.com/h100", "nvidia.com/media", "nvidia.com/mig-2g.20gb", "nvidia.com/small"]);
+    assert_eq!(
+        names(&set),
+        ["nvidia.com/h100", "nvidia.com/media", "nvidia.com/mig-2g.20gb", "nvidia.com/small"]
+    );
     assert!(set.warnings.is_empty());
 }
 
@@ -86,7 +102,10 @@ fn withheld_devices_stay_listed_as_unhealthy() {
     assert_eq!(unhealthy(device("MIG-0-8-0")), (indices(&["0:1"]), 0));
     assert_eq!(unhealthy(device("0")), (indices(&["0:0", "0:1", "0:2"]), 0));
     assert_eq!(unhealthy(device("GPU-2")), (indices(&["2"]), 0));
-    assert_eq!(unhealthy(Selector::Profile("1g.10gb".parse().unwrap())), (indices(&["0:0", "0:2", "1:0"]), 0));
+    assert_eq!(
+        unhealthy(Selector::Profile("1g.10gb".parse().unwrap())),
+        (indices(&["0:0", "0:2", "1:0"]), 0)
+    );
     assert_eq!(unhealthy(device("7:0")), (indices(&[]), 1));
 }
 

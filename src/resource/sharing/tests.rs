@@ -86,7 +86,10 @@ fn what_a_node_does_not_have_is_told_and_costs_nothing() {
         shared("nvidia.com/gpu", DeviceSelection::Count(4), 2),
         shared("nvidia.com/mig-7g.80gb", DeviceSelection::All, 2),
     ]));
-    assert_eq!(lists(&set), [("nvidia.com/gpu", vec!["GPU-1::0", "GPU-1::1"]), (SLICES, vec!["MIG-0-7-0", "MIG-0-8-0"])]);
+    assert_eq!(
+        lists(&set),
+        [("nvidia.com/gpu", vec!["GPU-1::0", "GPU-1::1"]), (SLICES, vec!["MIG-0-7-0", "MIG-0-8-0"])]
+    );
     assert_eq!(set.warnings.len(), 3, "{:?}", set.warnings);
     assert!(set.warnings[0].contains("5:0") && set.warnings[1].contains("MIG-x"));
     assert!(set.warnings[2].contains("4 devices") && set.warnings[2].contains("there are 1"));
