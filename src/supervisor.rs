@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -43,6 +43,10 @@ const TICK: Duration = Duration::from_millis(250);
 
 /// How long an answer about what pods hold is good, so that the kubelet is asked gently.
 const HELD_FRESH: Duration = Duration::from_secs(5);
+
+/// How soon an unanswered question is put again, and how many in a row mean that the kubelet cannot be asked here.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+const GIVE_UP: u32 = 3;
 
 /// All endpoints end within this time at exit, or are left to the end of the process.
 const EXIT_LIMIT: Duration = Duration::from_millis(800);
@@ -156,23 +160,28 @@ pub async fn run(
 
 /// Brings the CDI specification up to date, and marks the devices that are not in it.
 fn mark_incomplete(wanted: &mut ResourceSet, cdi: &mut Cdi, inventory: &Inventory) {
-    let reason_for: Box<dyn Fn(&Device) -> Option<String>> = match cdi.update(inventory) {
-        Ok(update) => {
-            if update.written {
-                info!("wrote the CDI specification");
-            }
-            Box::new(move |device| {
+    let update = cdi.update(inventory);
+    if let Ok(update) = &update
+        && update.written
+    {
+        info!("wrote the CDI specification");
+        if update.without_libraries {
+            wanted.warnings.push(
+                "none of the driver's libraries is below the driver root: containers get device nodes by CDI, and have \
+                 to bring the libraries along"
+                    .to_owned(),
+            );
+        }
+    }
+    for device in wanted.resources.values_mut().flatten() {
+        let reason = match &update {
+            Ok(update) => {
                 let incomplete = update.incomplete.iter().find(|incomplete| incomplete.id == device.uuid);
                 incomplete.map(|incomplete| incomplete.reason.clone())
-            })
-        }
-        Err(error) => {
-            let text = error.to_string();
-            Box::new(move |_| Some(text.clone()))
-        }
-    };
-    for device in wanted.resources.values_mut().flatten() {
-        device.reasons.extend(reason_for(device).map(Reason::Incomplete));
+            }
+            Err(error) => Some(error.to_string()),
+        };
+        device.reasons.extend(reason.map(Reason::Incomplete));
     }
 }
 
@@ -190,17 +199,29 @@ struct Supervisor {
     empty_since: HashMap<ResourceName, Instant>,
     held: Held,
     /// Endpoints on their way out.
-    stops: JoinSet<()>,
+    stops: HashMap<ResourceName, JoinHandle<()>>,
 }
 
 /// What is known of the devices that pods hold.
 #[derive(Default)]
 struct Held {
+    /// When the last question was put, and whether it is still open.
     asked: Option<Instant>,
     waiting: bool,
-    /// `None` where the kubelet cannot be asked; then only the time since the last `Allocate` counts.
-    devices: Option<HashSet<DeviceId>>,
-    warned: bool,
+    /// The last answer, and when its question was put. It counts until there is another: a kubelet that is restarting
+    /// must not make us forget what its pods hold.
+    devices: HashSet<DeviceId>,
+    answered: Option<Instant>,
+    /// Questions in a row that had no answer while the kubelet followed our lists.
+    failures: u32,
+}
+
+impl Held {
+    /// Whether `id`, which began to leave at `since`, is free as far as can be known.
+    fn lets_go(&self, id: &DeviceId, since: Instant) -> bool {
+        let known = self.answered.is_some_and(|answered| answered > since) || self.failures >= GIVE_UP;
+        known && !self.devices.contains(id)
+    }
 }
 
 impl Supervisor {
@@ -217,7 +238,7 @@ impl Supervisor {
             leaving_since: HashMap::new(),
             empty_since: HashMap::new(),
             held: Held::default(),
-            stops: JoinSet::new(),
+            stops: HashMap::new(),
         }
     }
 
@@ -228,7 +249,6 @@ impl Supervisor {
                 return Err(SupervisorError::NoDriver(error));
             }
             Report::NoDriver(error) => {
-                warn!(%error, "no driver; waiting for it");
                 self.no_driver = Some(error.to_string());
                 self.resolve();
             }
@@ -293,16 +313,28 @@ impl Supervisor {
 
     fn take_held(&mut self, answer: Result<HashSet<DeviceId>, PodResourcesError>) {
         self.held.waiting = false;
-        self.held.devices = match answer {
-            Ok(devices) => Some(devices),
-            Err(error) => {
-                if !std::mem::replace(&mut self.held.warned, true) {
-                    warn!(%error, grace = ?self.policy.removal_grace, "a device that has gone leaves the list by the \
-                          time since it was last handed out");
-                }
-                None
+        match answer {
+            Ok(devices) => {
+                self.held.devices = devices;
+                self.held.answered = self.held.asked;
+                self.held.failures = 0;
             }
-        };
+            // One that is stopping or starting says nothing of whether it can be asked.
+            Err(error) if !self.is_watched() => debug!(%error, "the kubelet is away"),
+            Err(error) => {
+                self.held.failures = self.held.failures.saturating_add(1);
+                if self.held.failures == GIVE_UP {
+                    let grace = self.policy.removal_grace;
+                    warn!(%error, ?grace, "a device that has gone leaves the list by the time since it was last \
+                          handed out, unless the kubelet's last answer says that a pod holds it");
+                }
+            }
+        }
+    }
+
+    /// Whether the kubelet follows our lists.
+    fn is_watched(&self) -> bool {
+        self.endpoints.values().any(Endpoint::is_watched)
     }
 
     /// Whether something is on its way out and needs to be looked at again.
@@ -312,9 +344,14 @@ impl Supervisor {
 
     /// The socket to ask, when a device waits for nothing else than to be let go by its pod.
     fn wants_to_know_held(&mut self) -> Option<PathBuf> {
-        let newest = self.leaving_since.values().max()?;
-        let fresh = self.held.asked.is_some_and(|asked| asked > *newest && asked.elapsed() < HELD_FRESH);
-        if fresh || self.held.waiting {
+        let newest = *self.leaving_since.values().max()?;
+        let settled =
+            self.held.answered.is_some_and(|answered| answered > newest) || self.held.failures >= GIVE_UP;
+        let pause = if settled { HELD_FRESH } else { ASK_AGAIN };
+        if self.held.asked.is_some_and(|asked| asked.elapsed() < pause)
+            || self.held.waiting
+            || !self.is_watched()
+        {
             return None;
         }
         self.held.waiting = true;
@@ -347,19 +384,19 @@ impl Supervisor {
     /// it, and no pod may hold it.
     fn may_leave(&self, name: &ResourceName, id: &DeviceId) -> bool {
         let Some(since) = self.leaving_since.get(&(name.clone(), id.clone())) else { return false };
-        let allocated = self.endpoints.get(name).and_then(|endpoint| endpoint.since_allocated(id));
-        let known = !self.held.waiting && self.held.asked.is_some_and(|asked| asked > *since);
-        let held = self.held.devices.as_ref().is_some_and(|devices| devices.contains(id));
-        since.elapsed() >= SEEN
-            && allocated.is_none_or(|ago| ago >= self.policy.removal_grace)
-            && known
-            && !held
+        let Some(endpoint) = self.endpoints.get(name) else { return false };
+        // A kubelet that is away cannot be told, and crashes on the way back where a device of a running pod is missing.
+        endpoint.is_watched()
+            && since.elapsed() >= SEEN
+            && endpoint.since_allocated(id).is_none_or(|ago| ago >= self.policy.removal_grace)
+            && self.held.lets_go(id, *since)
     }
 
     fn carry_out(&mut self, change: Change) {
         match change {
             Change::Start(name, devices) => {
-                let endpoint = Endpoint::start(self.context.clone(), name.clone(), devices);
+                let before = self.stops.remove(&name);
+                let endpoint = Endpoint::start(self.context.clone(), name.clone(), devices, before);
                 self.endpoints.insert(name, endpoint);
             }
             Change::Update(name, devices) => {
@@ -369,7 +406,8 @@ impl Supervisor {
             }
             Change::Stop(name) => {
                 if let Some(endpoint) = self.endpoints.remove(&name) {
-                    self.stops.spawn(endpoint.stop());
+                    self.stops.retain(|_, stop| !stop.is_finished());
+                    self.stops.insert(name, tokio::spawn(endpoint.stop(false)));
                 }
             }
         }
@@ -397,15 +435,21 @@ impl Supervisor {
                 warn!(resource = %name, device = %device.id, index = device.index(), reason, "unhealthy");
             }
         }
-        let healthy = devices.iter().filter(|device| device.is_healthy()).count();
-        info!(resource = %name, devices = devices.len(), healthy, "list changed");
+        let told = |list: &[Device]| {
+            list.iter().map(|device| (device.id.clone(), device.is_healthy())).collect::<Vec<_>>()
+        };
+        if told(old) != told(devices) {
+            let healthy = devices.iter().filter(|device| device.is_healthy()).count();
+            info!(resource = %name, devices = devices.len(), healthy, "list changed");
+        }
     }
 
     async fn stop_all(&mut self) {
+        let mut stops = JoinSet::new();
         for endpoint in std::mem::take(&mut self.endpoints).into_values() {
-            self.stops.spawn(endpoint.stop());
+            stops.spawn(endpoint.stop(true));
         }
-        let all = async { while self.stops.join_next().await.is_some() {} };
+        let all = async { while stops.join_next().await.is_some() {} };
         if timeout(EXIT_LIMIT, all).await.is_err() {
             warn!("some endpoints did not end in time");
         }

@@ -78,9 +78,9 @@ none: every GPU as a whole, whatever its MIG mode
 
 single: slices of one profile under the name for GPUs
   nvidia.com/gpu  2  0:1-2
-  withheld 0:0: the strategy single offers one profile, and 1g.10gb has more devices than 3g.40gb:
-                use the strategy mixed, or partition all GPUs alike
-  withheld 0:3: the strategy single offers one profile, and 1g.10gb has more devices than
+  withheld 0:0: the strategy single offers one profile, and on this node that is 1g.10gb, not
+                3g.40gb: use the strategy mixed, or partition all GPUs alike
+  withheld 0:3: the strategy single offers one profile, and on this node that is 1g.10gb, not
                 1g.10gb+me: use the strategy mixed, or partition all GPUs alike
   withheld 1 2: the strategy single offers MIG devices only while a GPU is in MIG mode, and this GPU
                 is not: use the strategy mixed, or switch MIG mode on for all GPUs or none

@@ -48,6 +48,11 @@ impl Offer {
         self.list.send_replace(devices);
     }
 
+    /// Whether a `ListAndWatch` stream is open: each has a receiver of the list.
+    pub(super) fn is_watched(&self) -> bool {
+        self.list.receiver_count() > 0
+    }
+
     pub(super) fn set_rules(&self, rules: Rules) {
         *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
     }

@@ -156,7 +156,7 @@ impl FromStr for DeviceRef {
 
     fn from_str(text: &str) -> Result<Self, InvalidDeviceRef> {
         let invalid = || InvalidDeviceRef(text.to_owned());
-        let number = |part: &str| part.parse::<u32>().map_err(|_| invalid());
+        let number = |part: &str| part.parse::<u32>().ok().ok_or_else(invalid);
         if text.starts_with("GPU-") || text.starts_with("MIG-") {
             return Ok(Self::Uuid(text.to_owned()));
         }

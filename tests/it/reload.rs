@@ -115,8 +115,10 @@ async fn strategies_change_under_load() {
         for _ in 0..20 {
             mount.write(&strategy("single"));
             rig.wait_for_counts(&[(GPU, 14)]).await;
+            sleep(Duration::from_millis(100)).await;
             mount.write(&strategy("mixed"));
             rig.wait_for_counts(&[(&slices, 14)]).await;
+            sleep(Duration::from_millis(100)).await;
         }
         done.store(true, Ordering::Relaxed);
     };

@@ -2,10 +2,9 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-/// As many links as the kernel follows.
-const MAX_LINKS: usize = 40;
+use crate::nvml::resolve_in_root;
 
 /// The driver root by its two names.
 pub(super) struct Root<'a> {
@@ -30,7 +29,7 @@ impl Root<'_> {
     pub(super) fn file(&self, path: &Path) -> Option<Found> {
         let folder = self.folder(path.parent()?)?;
         let path = folder.join(path.file_name()?);
-        let real = self.resolve(&path, &mut { MAX_LINKS })?;
+        let real = self.resolve(&path)?;
         let here = self.here.join(&real);
         // Names that are not UTF-8 could not be written down.
         let is_there = real.to_str().is_some() && fs::metadata(&here).is_ok();
@@ -39,7 +38,7 @@ impl Root<'_> {
 
     /// The folder at `path` without links, relative to the root, if it is there.
     pub(super) fn folder(&self, path: &Path) -> Option<PathBuf> {
-        let folder = self.resolve(path, &mut { MAX_LINKS })?;
+        let folder = self.resolve(path)?;
         self.here.join(&folder).is_dir().then_some(folder)
     }
 
@@ -57,29 +56,10 @@ impl Root<'_> {
         fs::read_link(self.here.join(path)).ok()?.into_os_string().into_string().ok()
     }
 
-    /// Follows links as in a chroot: absolute ones begin at the root again, and `..` does not leave it. The
-    /// result is relative to the root; whether something is there is not asked.
-    fn resolve(&self, path: &Path, links_left: &mut usize) -> Option<PathBuf> {
-        let mut done = PathBuf::new();
-        for part in path.components() {
-            match part {
-                Component::Normal(name) => {
-                    let next = done.join(name);
-                    done = match fs::read_link(self.here.join(&next)) {
-                        Ok(target) => {
-                            *links_left = links_left.checked_sub(1)?;
-                            self.resolve(&done.join(target), links_left)?
-                        }
-                        Err(_) => next,
-                    };
-                }
-                Component::ParentDir => {
-                    done.pop();
-                }
-                Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
-            }
-        }
-        Some(done)
+    /// Follows links as in a chroot. The result is relative to the root.
+    fn resolve(&self, path: &Path) -> Option<PathBuf> {
+        let real = resolve_in_root(self.here, path).ok()?;
+        real.strip_prefix(self.here).ok().map(Path::to_owned)
     }
 }
 

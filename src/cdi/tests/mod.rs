@@ -81,7 +81,7 @@ impl Host {
 pub(super) fn inventory(gpus: impl IntoIterator<Item = crate::inventory::Gpu>) -> Inventory {
     Inventory {
         driver_version: VERSION.to_owned(),
-        control_nodes: crate::resource::allocate::CONTROL_NODES.map(present).into(),
+        control_nodes: crate::inventory::CONTROL_NODES.map(present).into(),
         ..node(gpus)
     }
 }

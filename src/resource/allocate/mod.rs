@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::policy::{AllocationPolicy, DeviceIdStrategy, DeviceListStrategy, Features, Imex};
 use super::{Device, DeviceId, DeviceSpecs};
-use crate::inventory::below;
+use crate::inventory::{CONTROL_NODES, below};
 
 /// The variable by which the NVIDIA container runtime and CUDA know what a container may see.
 const VISIBLE_DEVICES: &str = "NVIDIA_VISIBLE_DEVICES";
@@ -18,11 +18,6 @@ const IMEX_CHANNELS: &str = "NVIDIA_IMEX_CHANNELS";
 /// The CDI kinds that NVIDIA's plugin uses; `cdi/` writes the specification of the first.
 const CDI_GPU: &str = "k8s.device-plugin.nvidia.com/gpu";
 const CDI_IMEX: &str = "k8s.device-plugin.nvidia.com/imex-channel";
-
-/// What every container needs besides its device's own nodes, where it exists: CUDA opens the first two,
-/// profilers the third, displays the last (NVIDIA's plugin passes the same four).
-pub const CONTROL_NODES: [&str; 4] =
-    ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset"];
 
 /// How answers are made.
 #[derive(Debug, Clone, PartialEq, Eq)]

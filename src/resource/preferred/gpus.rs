@@ -56,9 +56,10 @@ pub(super) fn choose_gpus(
             .filter(|choice| choice.len() >= anywhere.len() && used(choice) <= used(&anywhere))
             .min_by_key(|choice| (used(choice), first(choice)))
     } else {
-        within_one_node
-            .filter(|choice| choice.len() <= anywhere.len())
-            .max_by_key(|choice| (Reverse(choice.len()), used(choice), Reverse(first(choice))))
+        within_one_node.filter(|choice| choice.len() <= anywhere.len()).max_by_key(|choice| {
+            let free: usize = choice.iter().map(|(pool, _)| pool.free.len()).sum();
+            (Reverse(choice.len()), used(choice), Reverse(free), Reverse(first(choice)))
+        })
     };
     best.unwrap_or(anywhere)
 }

@@ -44,6 +44,7 @@ pub fn resolve(inventory: &Inventory, policy: &OfferPolicy) -> ResourceSet {
             mark_missing_nodes(device);
         }
     }
+    warn_of_pending_modes(&mut set, inventory);
     warn_of_idle_patterns(&mut set, policy, inventory);
     withhold(&mut set, &policy.withhold);
     share(&mut set, &policy.time_slicing);
@@ -57,6 +58,17 @@ impl ResourceSet {
 
     fn withhold(&mut self, device: &Device, reason: String) {
         self.withheld.push(Withheld { index: device.index(), id: device.id.clone(), reason });
+    }
+}
+
+/// A mode that is still to come into force moves all devices of its GPU when it does.
+fn warn_of_pending_modes(set: &mut ResourceSet, inventory: &Inventory) {
+    for gpu in &inventory.gpus {
+        if let Some(mode) = gpu.mig_mode.filter(|mode| mode.current != mode.pending) {
+            let next = if mode.pending { "on" } else { "off" };
+            set.warnings
+                .push(format!("GPU {}: MIG mode will be {next} after the next reset or reboot", gpu.index));
+        }
     }
 }
 
@@ -84,8 +96,8 @@ fn single(inventory: &Inventory, policy: &OfferPolicy, set: &mut ResourceSet) {
             Some(chosen) => set.withhold(
                 &device,
                 format!(
-                    "the strategy single offers one profile, and {chosen} has more devices than {profile}: use \
-                     the strategy mixed, or partition all GPUs alike"
+                    "the strategy single offers one profile, and on this node that is {chosen}, not {profile}: \
+                     use the strategy mixed, or partition all GPUs alike"
                 ),
             ),
             None => {}
