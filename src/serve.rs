@@ -130,6 +130,11 @@ fn reload(source: &ConfigSource) -> Option<Config> {
 
 fn warn_of(config: &Config) {
     config.warnings.iter().for_each(|warning| warn!("{warning}"));
+    for variable in ["DP_DISABLE_HEALTHCHECKS", "DP_ENABLE_HEALTHCHECKS"] {
+        if std::env::var_os(variable).is_some_and(|value| !value.is_empty()) {
+            warn!("{variable} has no effect: health is not judged by Xid events yet");
+        }
+    }
     if config.rules.ids == DeviceIdStrategy::Index {
         warn!(
             "--device-id-strategy=index: the kubelet keeps an answer for the life of a pod, and an index names another \
