@@ -2,8 +2,10 @@
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::config::{Flags, LogFlags, RootFlags, Values};
+use crate::config::command::ConfigCommand;
+use crate::config::{self, Values};
 use crate::devices::Format;
+use crate::explain::command::ExplainArgs;
 
 /// Kubernetes device plugin for NVIDIA MIG: finds the slices, keeps the kubelet's list current, hands them to
 /// containers. Without a command it serves until it is told to stop (SIGTERM, SIGINT); SIGHUP makes it look for
@@ -13,12 +15,6 @@ use crate::devices::Format;
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
-    #[command(flatten)]
-    flags: Flags,
-    #[command(flatten)]
-    roots: RootFlags,
-    #[command(flatten)]
-    log: LogFlags,
 }
 
 /// What to do instead of serving.
@@ -30,16 +26,23 @@ pub enum Command {
         #[arg(short, long, value_enum, default_value_t = Format::Table)]
         output: Format,
     },
+    /// Check config files, and show what is in force and where it comes from
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Show what each strategy would offer of this node, or of one that was saved, and what is odd about it; or
+    /// say whether a pod could run there and what it would get
+    Explain(ExplainArgs),
 }
 
 /// Reads the command line and the environment: the command, if there is one, and the values of all flags.
 pub fn parse(
     arguments: impl IntoIterator<Item = std::ffi::OsString>,
 ) -> Result<(Option<Command>, Values), clap::Error> {
-    let mut command = Cli::command();
-    let matches = command.try_get_matches_from_mut(arguments)?;
+    let matches = config::add_to(Cli::command()).try_get_matches_from(arguments)?;
     let cli = Cli::from_arg_matches(&matches)?;
-    Ok((cli.command, Values::new(&command, &matches)))
+    // A variable that is no UTF-8 is in none of the forms that a value has, and says so with its replacement characters.
+    let variable = |name: &str| std::env::var_os(name).map(|text| text.to_string_lossy().into_owned());
+    Ok((cli.command, Values::new(&matches, variable)))
 }
 
 #[cfg(test)]
@@ -48,6 +51,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        config::add_to(Cli::command()).debug_assert();
     }
 }

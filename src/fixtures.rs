@@ -3,10 +3,35 @@
 use std::path::PathBuf;
 
 use crate::inventory::{DeviceNode, Gpu, Inventory, MigDevice, MigMode, Placement};
+use crate::resource::allocate::Rules;
+use crate::resource::policy::{
+    AllocationPolicy, DeviceIdStrategy, DeviceListStrategy, Features, Imex, OfferPolicy,
+};
+use crate::resource::{DeviceSpecs, MigStrategy, ResourceSet, resolve};
 
 /// A node with these GPUs.
 pub(crate) fn node(gpus: impl IntoIterator<Item = Gpu>) -> Inventory {
     Inventory { gpus: gpus.into_iter().collect(), ..Inventory::default() }
+}
+
+/// What the strategy mixed offers of it, everything else being as by default.
+pub(crate) fn mixed(inventory: &Inventory) -> ResourceSet {
+    resolve(inventory, &OfferPolicy { strategy: MigStrategy::Mixed, ..OfferPolicy::default() })
+}
+
+/// How answers are made when nothing is configured.
+pub(crate) fn rules() -> Rules {
+    Rules {
+        device_specs: DeviceSpecs::Existing,
+        host_dev_root: "/".into(),
+        strategies: [DeviceListStrategy::Envvar].into(),
+        ids: DeviceIdStrategy::Uuid,
+        cdi_annotation_prefix: "cdi.k8s.io/".to_owned(),
+        allocation: AllocationPolicy::default(),
+        features: Features::default(),
+        imex: Imex::default(),
+        variable_per_resource: false,
+    }
 }
 
 /// An H100 that is not in MIG mode. Its NUMA node is 0 for the first four indices, else 1.

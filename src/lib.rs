@@ -28,6 +28,7 @@
 //! | [`supervisor`] | the only task that changes what is served | call the driver |
 //! | [`kubelet`] | gRPC: a server and a registration per resource, kept alive | call the driver |
 //! | [`devices`] | the inventory as a table, a drawing, JSON or YAML | look anything up |
+//! | [`explain`] | what each strategy makes of a node, whether a pod could run there | decide: it asks `resource` |
 //! | [`app`] | composition | anything else |
 //!
 //! # Invariants
@@ -44,14 +45,18 @@
 //! 9. A list is sent when something changed, and a burst of changes as its first and its last.
 
 pub mod app;
+pub mod cdi;
 pub mod cli;
 pub mod config;
 pub mod devices;
+pub mod explain;
 #[cfg(test)]
 mod fixtures;
 pub mod inventory;
 pub mod kubelet;
 pub mod nvml;
 pub mod resource;
+mod serve;
 pub mod supervisor;
 pub mod telemetry;
+mod watch;

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             app::complain(&error);
-            if matches!(error, AppError::Config(_)) { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
+            if app::is_usage(&error) { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The only task that changes what is served.
 //!
 //! ```text
-//!   Report (nvml) ──► wanted: ResourceSet ──┐
-//!   Stale, held devices, time ──────────────┴──► Ledger::step ─► diff ─► start │ update │ stop an Endpoint
+//!   Report (nvml), Reload (config) ──► CDI specification ──► wanted: ResourceSet ──┐
+//!   Stale, held devices, time ─────────────────────────────────────────────────────┴──► Ledger::step ─► diff
+//!                                                       ─► start │ update │ stop an Endpoint
 //!
 //!   a resource:  (absent) ──Start──► served ──last device leaves──► empty list ──LINGER──► Stop ──► (absent)
 //!                                      ▲                                │
@@ -14,22 +15,22 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::cdi::Cdi;
 use crate::inventory::Inventory;
 use crate::kubelet::{Context, Endpoint, EndpointEvent, PodResourcesError, held_devices};
 use crate::nvml::{DriverError, Report};
+use crate::resource::allocate::Rules;
 use crate::resource::ledger::{Change, Ledger};
-use crate::resource::{
-    Device, DeviceId, DeviceSpecs, MigStrategy, Reason, ResourceName, ResourceSet, resolve,
-};
+use crate::resource::policy::OfferPolicy;
+use crate::resource::{Device, DeviceId, Reason, ResourceName, ResourceSet, resolve};
 
 /// How long a list that says `Unhealthy` stands before the device may be left out, so that the kubelet sees both.
 const SEEN: Duration = Duration::from_millis(500);
@@ -43,16 +44,18 @@ const TICK: Duration = Duration::from_millis(250);
 /// How long an answer about what pods hold is good, so that the kubelet is asked gently.
 const HELD_FRESH: Duration = Duration::from_secs(5);
 
+/// How soon an unanswered question is put again, and how many in a row mean that the kubelet cannot be asked here.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+const GIVE_UP: u32 = 3;
+
 /// All endpoints end within this time at exit, or are left to the end of the process.
 const EXIT_LIMIT: Duration = Duration::from_millis(800);
 
 /// What the supervisor is told by the configuration.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// Under which names devices are offered.
-    pub strategy: MigStrategy,
-    /// Which device nodes an answer names.
-    pub device_specs: DeviceSpecs,
+    /// What is offered, and under which names.
+    pub offer: OfferPolicy,
     /// A device that was handed out less than this ago is not left out of the list.
     pub removal_grace: Duration,
     /// Where to ask which devices pods hold.
@@ -72,9 +75,19 @@ pub enum SupervisorError {
     SessionEnded,
 }
 
+/// What can be changed while it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reload {
+    /// What is offered.
+    pub policy: Policy,
+    /// How answers are made.
+    pub rules: Rules,
+}
+
 /// Everything that happens to the supervisor.
 enum Event {
     Report(Report),
+    Reload(Box<Reload>),
     Stale(EndpointEvent),
     Held(Result<HashSet<DeviceId>, PodResourcesError>),
     Tick,
@@ -87,17 +100,20 @@ pub struct Inputs {
     pub reports: mpsc::Receiver<Report>,
     /// From the endpoints, by way of [`Context::events`].
     pub endpoints: mpsc::Receiver<EndpointEvent>,
+    /// From the configuration.
+    pub reloads: mpsc::Receiver<Reload>,
 }
 
 /// Serves until `stopping` is cancelled. `rescan` asks the driver's thread to look again.
 pub async fn run(
     policy: Policy,
     context: Context,
+    cdi: Cdi,
     mut inputs: Inputs,
     rescan: impl Fn(),
     stopping: CancellationToken,
 ) -> Result<(), SupervisorError> {
-    let mut supervisor = Supervisor::new(policy, context);
+    let mut supervisor = Supervisor::new(policy, context, cdi);
     let (held_sender, mut held) = mpsc::channel(1);
     let ended = loop {
         let ticking = supervisor.is_waiting();
@@ -108,6 +124,7 @@ pub async fn run(
                 None => break Err(SupervisorError::SessionEnded),
             },
             Some(event) = inputs.endpoints.recv() => Event::Stale(event),
+            Some(reload) = inputs.reloads.recv() => Event::Reload(Box::new(reload)),
             Some(answer) = held.recv() => Event::Held(answer),
             () = sleep(TICK), if ticking => Event::Tick,
         };
@@ -122,6 +139,7 @@ pub async fn run(
                 rescan();
             }
             Event::Held(answer) => supervisor.take_held(answer),
+            Event::Reload(reload) => supervisor.take_reload(*reload),
             Event::Tick => {}
         }
         supervisor.apply();
@@ -140,10 +158,40 @@ pub async fn run(
     ended
 }
 
+/// Brings the CDI specification up to date, and marks the devices that are not in it.
+fn mark_incomplete(wanted: &mut ResourceSet, cdi: &mut Cdi, inventory: &Inventory) {
+    let update = cdi.update(inventory);
+    if let Ok(update) = &update
+        && update.written
+    {
+        info!("wrote the CDI specification");
+        if update.without_libraries {
+            wanted.warnings.push(
+                "none of the driver's libraries is below the driver root: containers get device nodes by CDI, and have \
+                 to bring the libraries along"
+                    .to_owned(),
+            );
+        }
+    }
+    for device in wanted.resources.values_mut().flatten() {
+        let reason = match &update {
+            Ok(update) => {
+                let incomplete = update.incomplete.iter().find(|incomplete| incomplete.id == device.uuid);
+                incomplete.map(|incomplete| incomplete.reason.clone())
+            }
+            Err(error) => Some(error.to_string()),
+        };
+        device.reasons.extend(reason.map(Reason::Incomplete));
+    }
+}
+
 struct Supervisor {
     policy: Policy,
     context: Context,
-    inventory: Option<Arc<Inventory>>,
+    cdi: Cdi,
+    inventory: Option<Inventory>,
+    /// Why there is no driver, while there is none.
+    no_driver: Option<String>,
     wanted: ResourceSet,
     ledger: Ledger,
     endpoints: BTreeMap<ResourceName, Endpoint>,
@@ -151,32 +199,46 @@ struct Supervisor {
     empty_since: HashMap<ResourceName, Instant>,
     held: Held,
     /// Endpoints on their way out.
-    stops: JoinSet<()>,
+    stops: HashMap<ResourceName, JoinHandle<()>>,
 }
 
 /// What is known of the devices that pods hold.
 #[derive(Default)]
 struct Held {
+    /// When the last question was put, and whether it is still open.
     asked: Option<Instant>,
     waiting: bool,
-    /// `None` where the kubelet cannot be asked; then only the time since the last `Allocate` counts.
-    devices: Option<HashSet<DeviceId>>,
-    warned: bool,
+    /// The last answer, and when its question was put. It counts until there is another: a kubelet that is restarting
+    /// must not make us forget what its pods hold.
+    devices: HashSet<DeviceId>,
+    answered: Option<Instant>,
+    /// Questions in a row that had no answer while the kubelet followed our lists.
+    failures: u32,
+}
+
+impl Held {
+    /// Whether `id`, which began to leave at `since`, is free as far as can be known.
+    fn lets_go(&self, id: &DeviceId, since: Instant) -> bool {
+        let known = self.answered.is_some_and(|answered| answered > since) || self.failures >= GIVE_UP;
+        known && !self.devices.contains(id)
+    }
 }
 
 impl Supervisor {
-    fn new(policy: Policy, context: Context) -> Self {
+    fn new(policy: Policy, context: Context, cdi: Cdi) -> Self {
         Self {
             policy,
             context,
+            cdi,
             inventory: None,
+            no_driver: None,
             wanted: ResourceSet::default(),
             ledger: Ledger::default(),
             endpoints: BTreeMap::new(),
             leaving_since: HashMap::new(),
             empty_since: HashMap::new(),
             held: Held::default(),
-            stops: JoinSet::new(),
+            stops: HashMap::new(),
         }
     }
 
@@ -187,51 +249,92 @@ impl Supervisor {
                 return Err(SupervisorError::NoDriver(error));
             }
             Report::NoDriver(error) => {
-                warn!(%error, "no driver; waiting for it");
-                self.wanted = self.wanted.all_unhealthy(&Reason::NoDriver(error.to_string()));
+                self.no_driver = Some(error.to_string());
+                self.resolve();
             }
         }
         Ok(())
     }
 
     fn take_inventory(&mut self, inventory: Inventory) {
+        let first = self.inventory.is_none();
         let inventory = match &self.inventory {
             Some(previous) => inventory.with_unreadable_from(previous),
             None => inventory,
         };
-        let wanted = resolve(&inventory, self.policy.strategy, self.policy.device_specs);
-        for withheld in wanted.withheld.iter().filter(|withheld| !self.wanted.withheld.contains(withheld)) {
-            warn!(index = withheld.index, device = %withheld.id, reason = withheld.reason, "withheld");
-        }
-        if self.inventory.is_none() {
+        self.inventory = Some(inventory);
+        self.no_driver = None;
+        self.resolve();
+        if let (true, Some(inventory)) = (first, &self.inventory) {
             info!(
                 driver = inventory.driver_version,
                 gpus = inventory.gpus.len(),
                 mig_devices = inventory.gpus.iter().map(|gpu| gpu.mig_devices.len()).sum::<usize>(),
-                strategy = %self.policy.strategy,
-                resources = wanted.resources.len(),
+                strategy = %self.policy.offer.strategy,
+                resources = self.wanted.resources.len(),
                 "found"
             );
         }
-        if wanted.resources.is_empty() {
-            warn!(strategy = %self.policy.strategy, "this node has nothing to offer under this strategy");
+    }
+
+    fn take_reload(&mut self, reload: Reload) {
+        self.policy = reload.policy;
+        if self.context.rules != reload.rules {
+            self.context.rules = reload.rules;
+            for endpoint in self.endpoints.values() {
+                endpoint.set_rules(self.context.rules.clone());
+            }
         }
-        self.inventory = Some(Arc::new(inventory));
+        self.resolve();
+    }
+
+    /// Works out what should be offered, from everything that is known. The CDI specification comes first: the kubelet
+    /// must not hear of a device that a container runtime cannot resolve.
+    fn resolve(&mut self) {
+        let Some(inventory) = &self.inventory else { return };
+        let mut wanted = resolve(inventory, &self.policy.offer);
+        if self.context.rules.strategies.iter().any(|strategy| strategy.is_cdi()) {
+            mark_incomplete(&mut wanted, &mut self.cdi, inventory);
+        }
+        for withheld in wanted.withheld.iter().filter(|withheld| !self.wanted.withheld.contains(withheld)) {
+            warn!(index = withheld.index, device = %withheld.id, reason = withheld.reason, "withheld");
+        }
+        for warning in wanted.warnings.iter().filter(|warning| !self.wanted.warnings.contains(warning)) {
+            warn!("{warning}");
+        }
+        if let Some(why) = &self.no_driver {
+            wanted = wanted.all_unhealthy(&Reason::NoDriver(why.clone()));
+        }
+        if wanted.resources.is_empty() && (self.wanted != wanted || self.ledger == Ledger::default()) {
+            warn!(strategy = %self.policy.offer.strategy, "this node has nothing to offer under this strategy");
+        }
         self.wanted = wanted;
     }
 
     fn take_held(&mut self, answer: Result<HashSet<DeviceId>, PodResourcesError>) {
         self.held.waiting = false;
-        self.held.devices = match answer {
-            Ok(devices) => Some(devices),
-            Err(error) => {
-                if !std::mem::replace(&mut self.held.warned, true) {
-                    warn!(%error, grace = ?self.policy.removal_grace, "a device that has gone leaves the list by the \
-                          time since it was last handed out");
-                }
-                None
+        match answer {
+            Ok(devices) => {
+                self.held.devices = devices;
+                self.held.answered = self.held.asked;
+                self.held.failures = 0;
             }
-        };
+            // One that is stopping or starting says nothing of whether it can be asked.
+            Err(error) if !self.is_watched() => debug!(%error, "the kubelet is away"),
+            Err(error) => {
+                self.held.failures = self.held.failures.saturating_add(1);
+                if self.held.failures == GIVE_UP {
+                    let grace = self.policy.removal_grace;
+                    warn!(%error, ?grace, "a device that has gone leaves the list by the time since it was last \
+                          handed out, unless the kubelet's last answer says that a pod holds it");
+                }
+            }
+        }
+    }
+
+    /// Whether the kubelet follows our lists.
+    fn is_watched(&self) -> bool {
+        self.endpoints.values().any(Endpoint::is_watched)
     }
 
     /// Whether something is on its way out and needs to be looked at again.
@@ -241,9 +344,14 @@ impl Supervisor {
 
     /// The socket to ask, when a device waits for nothing else than to be let go by its pod.
     fn wants_to_know_held(&mut self) -> Option<PathBuf> {
-        let newest = self.leaving_since.values().max()?;
-        let fresh = self.held.asked.is_some_and(|asked| asked > *newest && asked.elapsed() < HELD_FRESH);
-        if fresh || self.held.waiting {
+        let newest = *self.leaving_since.values().max()?;
+        let settled =
+            self.held.answered.is_some_and(|answered| answered > newest) || self.held.failures >= GIVE_UP;
+        let pause = if settled { HELD_FRESH } else { ASK_AGAIN };
+        if self.held.asked.is_some_and(|asked| asked.elapsed() < pause)
+            || self.held.waiting
+            || !self.is_watched()
+        {
             return None;
         }
         self.held.waiting = true;
@@ -276,19 +384,19 @@ impl Supervisor {
     /// it, and no pod may hold it.
     fn may_leave(&self, name: &ResourceName, id: &DeviceId) -> bool {
         let Some(since) = self.leaving_since.get(&(name.clone(), id.clone())) else { return false };
-        let allocated = self.endpoints.get(name).and_then(|endpoint| endpoint.since_allocated(id));
-        let known = !self.held.waiting && self.held.asked.is_some_and(|asked| asked > *since);
-        let held = self.held.devices.as_ref().is_some_and(|devices| devices.contains(id));
-        since.elapsed() >= SEEN
-            && allocated.is_none_or(|ago| ago >= self.policy.removal_grace)
-            && known
-            && !held
+        let Some(endpoint) = self.endpoints.get(name) else { return false };
+        // A kubelet that is away cannot be told, and crashes on the way back where a device of a running pod is missing.
+        endpoint.is_watched()
+            && since.elapsed() >= SEEN
+            && endpoint.since_allocated(id).is_none_or(|ago| ago >= self.policy.removal_grace)
+            && self.held.lets_go(id, *since)
     }
 
     fn carry_out(&mut self, change: Change) {
         match change {
             Change::Start(name, devices) => {
-                let endpoint = Endpoint::start(self.context.clone(), name.clone(), devices);
+                let before = self.stops.remove(&name);
+                let endpoint = Endpoint::start(self.context.clone(), name.clone(), devices, before);
                 self.endpoints.insert(name, endpoint);
             }
             Change::Update(name, devices) => {
@@ -298,7 +406,8 @@ impl Supervisor {
             }
             Change::Stop(name) => {
                 if let Some(endpoint) = self.endpoints.remove(&name) {
-                    self.stops.spawn(endpoint.stop());
+                    self.stops.retain(|_, stop| !stop.is_finished());
+                    self.stops.insert(name, tokio::spawn(endpoint.stop(false)));
                 }
             }
         }
@@ -326,15 +435,21 @@ impl Supervisor {
                 warn!(resource = %name, device = %device.id, index = device.index(), reason, "unhealthy");
             }
         }
-        let healthy = devices.iter().filter(|device| device.is_healthy()).count();
-        info!(resource = %name, devices = devices.len(), healthy, "list changed");
+        let told = |list: &[Device]| {
+            list.iter().map(|device| (device.id.clone(), device.is_healthy())).collect::<Vec<_>>()
+        };
+        if told(old) != told(devices) {
+            let healthy = devices.iter().filter(|device| device.is_healthy()).count();
+            info!(resource = %name, devices = devices.len(), healthy, "list changed");
+        }
     }
 
     async fn stop_all(&mut self) {
+        let mut stops = JoinSet::new();
         for endpoint in std::mem::take(&mut self.endpoints).into_values() {
-            self.stops.spawn(endpoint.stop());
+            stops.spawn(endpoint.stop(true));
         }
-        let all = async { while self.stops.join_next().await.is_some() {} };
+        let all = async { while stops.join_next().await.is_some() {} };
         if timeout(EXIT_LIMIT, all).await.is_err() {
             warn!("some endpoints did not end in time");
         }

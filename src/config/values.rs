@@ -1,144 +1,188 @@
-//! Reads values out of flags and environment variables, and collects what is wrong with them.
+//! The values that were given, and where; and their meaning.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ArgMatches;
-use clap::parser::ValueSource;
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 
-use super::ConfigError;
+use super::kind::{self, parts};
+use super::settings::{self, Setting};
 
-/// The values that were given, by their flag's name, and the mistakes found in them so far.
+/// Longer values are cut short in messages.
+const SHOWN: usize = 60;
+
+/// The values that were given, by their setting's [id](Setting::id).
 #[derive(Debug, Clone, Default)]
 pub struct Values {
-    given: HashMap<String, Given>,
-    mistakes: Vec<String>,
+    given: BTreeMap<&'static str, Given>,
 }
 
-/// A value as it was given.
-#[derive(Debug, Clone)]
-struct Given {
-    text: String,
-    /// How the person wrote it: `--mig-strategy`, or `MIG_STRATEGY in the environment`.
-    origin: String,
+/// A value as it was given; lists with commas between.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Given {
+    pub(super) text: String,
+    pub(super) origin: Origin,
+}
+
+/// Where a value was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// On the command line.
+    Flag(&'static str),
+    /// In the environment.
+    Variable(&'static str),
+    /// In the file.
+    File { file: String, line: usize, column: usize, key: String },
+    /// Nowhere: it follows from another setting.
+    From(&'static str),
+}
+
+impl fmt::Display for Origin {
+    /// As the subject of a message about a mistake.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(flag) => write!(f, "--{flag}"),
+            Self::Variable(variable) => write!(f, "{variable} in the environment"),
+            Self::File { file, line, column, key } => write!(f, "{file}:{line}:{column}: {key}"),
+            Self::From(flag) => write!(f, "(from --{flag})"),
+        }
+    }
+}
+
+impl Origin {
+    /// As an answer to "where does this come from?".
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Flag(flag) => format!("flag --{flag}"),
+            Self::Variable(variable) => format!("environment {variable}"),
+            Self::File { file, line, .. } => format!("file {file}:{line}"),
+            Self::From(flag) => format!("same as --{flag}"),
+        }
+    }
+}
+
+/// `text` between quotes, escaped, and not longer than a line takes.
+pub(super) fn shown(text: &str) -> String {
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+        None => format!("{text:?}"),
+    }
 }
 
 impl Values {
-    /// What `matches` of `command` holds. An empty variable counts as none, as in NVIDIA's plugin: charts set
-    /// variables whose value is not chosen.
-    pub fn new(command: &clap::Command, matches: &ArgMatches) -> Self {
-        let mut given = HashMap::new();
-        for argument in command.get_arguments() {
-            let id = argument.get_id().as_str();
-            let Some(flag) = argument.get_long() else { continue };
-            let Ok(Some(text)) = matches.try_get_one::<String>(id) else { continue };
-            let variable = argument.get_env().map(|name| name.to_string_lossy().into_owned());
-            let origin = match (matches.value_source(id), variable) {
-                (Some(ValueSource::EnvVariable), Some(_)) if text.is_empty() => continue,
-                (Some(ValueSource::EnvVariable), Some(variable)) => format!("{variable} in the environment"),
-                _ => format!("--{flag}"),
+    /// What `matches` holds, and for other flags what `environment` has. An empty variable counts as none, as in
+    /// NVIDIA's plugin: charts set variables whose value is not chosen.
+    pub fn new(matches: &ArgMatches, environment: impl Fn(&str) -> Option<String>) -> Self {
+        let mut values = Self::default();
+        for setting in settings::all() {
+            let flag = matches.try_get_many::<String>(setting.flag).ok().flatten();
+            let flag = flag.map(|texts| texts.cloned().collect::<Vec<_>>().join(","));
+            let variables = setting.variables.iter();
+            let variable = || {
+                variables
+                    .map(|name| (*name, environment(name).unwrap_or_default()))
+                    .find(|(_, text)| !text.is_empty())
             };
-            given.insert(flag.to_owned(), Given { text: text.clone(), origin });
+            if let Some(text) = flag {
+                values.set(setting, Given { text, origin: Origin::Flag(setting.flag) });
+            } else if let Some((name, text)) = variable() {
+                values.set(setting, Given { text, origin: Origin::Variable(name) });
+            }
         }
-        Self { given, mistakes: Vec::new() }
+        values
     }
 
-    /// The same with one value set by hand, for tests.
+    /// The same with one flag set by hand, for tests.
     #[must_use]
     pub fn with(mut self, flag: &str, text: &str) -> Self {
-        self.given.insert(flag.to_owned(), Given { text: text.to_owned(), origin: format!("--{flag}") });
+        if let Some(setting) = settings::find(flag) {
+            self.set(setting, Given { text: text.to_owned(), origin: Origin::Flag(setting.flag) });
+        }
         self
     }
 
-    /// One of a few words.
-    pub fn choice<T: Copy>(&mut self, flag: &str, choices: &[(&str, T)], default: T) -> T {
-        let Some(given) = self.given.get(flag) else { return default };
-        if let Some((_, value)) = choices.iter().find(|(word, _)| *word == given.text) {
-            return *value;
-        }
-        let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
-        self.mistake(flag, &format!("it is one of {}", words.join(", "))).unwrap_or(default)
-    }
-
-    /// What Go's `strconv.ParseBool` takes, since NVIDIA's plugin is configured with that.
-    pub fn boolean(&mut self, flag: &str) -> Option<bool> {
-        match self.given.get(flag)?.text.as_str() {
-            "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
-            "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
-            _ => self.mistake(flag, "it is true or false"),
+    /// Notes a value; an empty one may count as none.
+    pub(super) fn set(&mut self, setting: &'static Setting, given: Given) {
+        if !(given.text.is_empty() && setting.kind.may_be_empty()) {
+            self.given.insert(setting.id(), given);
         }
     }
 
-    /// A time with its unit, or 0.
-    pub fn duration(&mut self, flag: &str, default: Duration) -> Duration {
-        let Some(given) = self.given.get(flag) else { return default };
-        if given.text == "0" {
-            return Duration::ZERO;
-        }
-        match humantime::parse_duration(&given.text) {
-            Ok(duration) => duration,
-            Err(_) => self
-                .mistake(flag, "it is a time with a unit, such as 500ms, 10s, 1m30s, or 0")
-                .unwrap_or(default),
+    /// These, and `others` for what these do not say.
+    pub(super) fn over(&self, others: &Self) -> Self {
+        let mut given = others.given.clone();
+        given.extend(self.given.clone());
+        Self { given }
+    }
+
+    /// A sentence for each value that cannot be used, of the settings that `which` chooses.
+    pub(super) fn mistakes(&self, which: impl Fn(&Setting) -> bool) -> Vec<String> {
+        let chosen = settings::all().filter(|setting| which(setting));
+        let given = chosen.filter_map(|setting| Some((setting, self.given.get(setting.id())?)));
+        given
+            .filter_map(|(setting, given)| {
+                let why = setting.kind.check(&given.text).err()?;
+                Some(format!("{}: {} cannot be used: {why}", given.origin, shown(&given.text)))
+            })
+            .collect()
+    }
+
+    /// What was given.
+    pub(super) fn given(&self, id: &str) -> Option<&Given> {
+        self.given.get(id)
+    }
+
+    /// What was given, or else the default.
+    pub(super) fn text(&self, id: &str) -> &str {
+        match self.given.get(id) {
+            Some(given) => &given.text,
+            None => settings::find(id).map_or("", |setting| setting.default),
         }
     }
 
-    /// An absolute path with a default.
-    pub fn path(&mut self, flag: &str, default: &str) -> PathBuf {
-        self.optional_path(flag).unwrap_or_else(|| default.into())
+    /// Whether it is so, if that was said.
+    pub(super) fn boolean(&self, id: &str) -> Option<bool> {
+        kind::boolean(self.text(id))
     }
 
-    /// An absolute path, if given.
-    pub fn optional_path(&mut self, flag: &str) -> Option<PathBuf> {
-        let path = PathBuf::from(&self.given.get(flag)?.text);
-        if path.is_absolute() { Some(path) } else { self.mistake(flag, "it is an absolute path") }
+    /// Whether it was said to be so.
+    pub(super) fn is(&self, id: &str) -> bool {
+        self.boolean(id) == Some(true)
     }
 
-    /// Numbers with commas between.
-    pub fn numbers(&mut self, flag: &str) -> Vec<u32> {
-        let Some(given) = self.given.get(flag) else { return Vec::new() };
-        let numbers: Result<Vec<u32>, _> = given.text.split(',').map(|part| part.trim().parse()).collect();
-        match numbers {
-            Ok(numbers) => numbers,
-            Err(_) => self
-                .mistake(flag, "it is a user's number, or several with commas between")
-                .unwrap_or_default(),
-        }
+    /// A time.
+    pub(super) fn duration(&self, id: &str) -> Duration {
+        kind::duration(self.text(id)).unwrap_or_default()
+    }
+
+    /// A path with a default.
+    pub(super) fn path(&self, id: &str) -> PathBuf {
+        self.text(id).into()
+    }
+
+    /// A path, if given.
+    pub(super) fn optional_path(&self, id: &str) -> Option<PathBuf> {
+        Some(self.text(id)).filter(|text| !text.is_empty()).map(PathBuf::from)
+    }
+
+    /// The parts of a list, each read by `read`.
+    pub(super) fn list<T>(&self, id: &str, read: impl Fn(&str) -> Option<T>) -> impl Iterator<Item = T> {
+        parts(self.text(id)).filter_map(read)
     }
 
     /// A level, or levels per module. Only this program's own modules are meant by a level alone.
-    pub fn log_level(&mut self, flag: &str) -> Targets {
+    pub(super) fn log_level(&self, id: &str) -> Targets {
         let quiet = Targets::new().with_default(Level::WARN);
         let own = env!("CARGO_CRATE_NAME");
-        let Some(given) = self.given.get(flag) else { return quiet.with_target(own, Level::INFO) };
-        if let Ok(level) = given.text.parse::<Level>() {
-            return quiet.with_target(own, level);
+        let text = self.text(id);
+        match (text.parse::<Level>(), text.parse::<Targets>()) {
+            (Ok(level), _) => quiet.with_target(own, level),
+            (_, Ok(targets)) => targets,
+            _ => quiet.with_target(own, Level::INFO),
         }
-        match given.text.parse::<Targets>() {
-            Ok(targets) => targets,
-            Err(_) => self
-                .mistake(
-                    flag,
-                    "it is error, warn, info, debug or trace, or module=level pairs with commas between",
-                )
-                .unwrap_or(quiet),
-        }
-    }
-
-    /// Notes a mistake in the value of `flag`: `rule` says what would be right. Always `None`.
-    pub fn mistake<T>(&mut self, flag: &str, rule: &str) -> Option<T> {
-        self.mistakes.push(match self.given.get(flag) {
-            Some(given) => format!("{}: {:?} cannot be used: {rule}", given.origin, given.text),
-            None => format!("--{flag}: the default cannot be used: {rule}"),
-        });
-        None
-    }
-
-    /// All mistakes, if there are any.
-    pub fn finish(self) -> Result<(), ConfigError> {
-        if self.mistakes.is_empty() { Ok(()) } else { Err(ConfigError { mistakes: self.mistakes }) }
     }
 }

@@ -162,6 +162,11 @@ pub struct DeviceNode {
     pub exists: bool,
 }
 
+/// What every container needs besides its device's own nodes, where it exists: CUDA opens the first two,
+/// profilers the third, displays the last (NVIDIA's plugin passes the same four).
+pub const CONTROL_NODES: [&str; 4] =
+    ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset"];
+
 /// Something that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -32,6 +32,7 @@ use super::folder::FolderState;
 use super::offer::Offer;
 use super::registration::register;
 use super::server::Server;
+use crate::resource::allocate::Rules;
 use crate::resource::{Device, DeviceId, ResourceName};
 
 /// The first and the longest wait between two attempts.
@@ -64,18 +65,42 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Serves `devices` as `resource`, and registers with the kubelet whenever there is one.
-    pub fn start(context: Context, resource: ResourceName, devices: Vec<Device>) -> Self {
+    /// Serves `devices` as `resource`, and registers with the kubelet whenever there is one; but only once `before`,
+    /// an endpoint of the same resource on its way out, has ended.
+    pub fn start(
+        context: Context,
+        resource: ResourceName,
+        devices: Vec<Device>,
+        before: Option<JoinHandle<()>>,
+    ) -> Self {
         let offer = Arc::new(Offer::new(resource, context.rules.clone(), context.paths.clone(), devices));
         let stopping = CancellationToken::new();
         let keeper = Keeper { folder: context.folder.clone(), context, offer: Arc::clone(&offer) };
-        let task = tokio::spawn(keeper.run(stopping.clone()));
+        let stop = stopping.clone();
+        let task = tokio::spawn(async move {
+            if let Some(before) = before
+                && let Err(error) = before.await
+            {
+                warn!(%error, "the endpoint before this one did not end well");
+            }
+            keeper.run(stop).await;
+        });
         Self { offer, stopping, task }
     }
 
-    /// Replaces the list; streams send it if it differs.
+    /// Replaces the list; streams send it if it differs in what the kubelet is told.
     pub fn update(&self, devices: Vec<Device>) {
         self.offer.publish(devices);
+    }
+
+    /// Changes how answers are made from now on; what containers have got stays as it is.
+    pub fn set_rules(&self, rules: Rules) {
+        self.offer.set_rules(rules);
+    }
+
+    /// Whether somebody follows the list at the moment.
+    pub fn is_watched(&self) -> bool {
+        self.offer.is_watched()
     }
 
     /// Time since a device of this resource was last handed out; `None` if it never was.
@@ -83,11 +108,15 @@ impl Endpoint {
         self.offer.since_allocated(id)
     }
 
-    /// Ends the stream and the server, and removes the socket.
-    pub async fn stop(self) {
+    /// Ends the stream and the server, and removes the socket. What is served no more may be served again soon, and
+    /// then the kubelet has to be done with this registration; at the program's end (`for_good`) nobody waits for it.
+    pub async fn stop(self, for_good: bool) {
         self.stopping.cancel();
         if let Err(error) = self.task.await {
             warn!(resource = %self.offer.resource(), %error, "the endpoint's task failed");
+        }
+        if !for_good {
+            sleep(CLOSE_LIMIT).await;
         }
     }
 }
@@ -156,7 +185,8 @@ impl Keeper {
                         () = stopping.cancelled() => return,
                         () = async { server.close(CLOSE_LIMIT).await; sleep(CLEAN_UP).await } => {}
                     }
-                    if since.elapsed() >= STABLE || ended != Ended::NoStream {
+                    let may_repeat = matches!(ended, Ended::NoStream | Ended::OtherInstanceLeft);
+                    if since.elapsed() >= STABLE || !may_repeat {
                         backoff = Backoff::new();
                         continue;
                     }

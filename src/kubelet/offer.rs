@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -16,7 +16,7 @@ use crate::resource::{Device, DeviceId, ResourceName};
 #[derive(Debug)]
 pub(super) struct Offer {
     resource: ResourceName,
-    rules: Rules,
+    rules: Mutex<Arc<Rules>>,
     paths: Paths,
     list: watch::Sender<Vec<Device>>,
     allocated: Mutex<HashMap<DeviceId, Instant>>,
@@ -24,7 +24,13 @@ pub(super) struct Offer {
 
 impl Offer {
     pub(super) fn new(resource: ResourceName, rules: Rules, paths: Paths, devices: Vec<Device>) -> Self {
-        Self { resource, rules, paths, list: watch::Sender::new(devices), allocated: Mutex::default() }
+        Self {
+            resource,
+            rules: Mutex::new(Arc::new(rules)),
+            paths,
+            list: watch::Sender::new(devices),
+            allocated: Mutex::default(),
+        }
     }
 
     pub(super) fn resource(&self) -> &ResourceName {
@@ -42,6 +48,19 @@ impl Offer {
         self.list.send_replace(devices);
     }
 
+    /// Whether a `ListAndWatch` stream is open: each has a receiver of the list.
+    pub(super) fn is_watched(&self) -> bool {
+        self.list.receiver_count() > 0
+    }
+
+    pub(super) fn set_rules(&self, rules: Rules) {
+        *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+    }
+
+    fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.rules.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Time since an `Allocate` last gave this device away; `None` if none did.
     pub(super) fn since_allocated(&self, id: &DeviceId) -> Option<Duration> {
         self.lock().get(id).map(Instant::elapsed)
@@ -52,10 +71,11 @@ impl Offer {
         // Held to the end, so that no list can be published between looking at one and noting the allocation.
         let mut allocated = self.lock();
         let devices = self.list.borrow();
+        let rules = self.rules();
         let dev_root = self.paths.dev_root();
         let answers = containers
             .iter()
-            .map(|ids| allocate(self.resource.as_str(), &devices, ids, &self.rules, &dev_root, Path::exists))
+            .map(|ids| allocate(self.resource.as_str(), &devices, ids, &rules, &dev_root, Path::exists))
             .collect::<Result<_, _>>()?;
         let now = Instant::now();
         allocated.extend(containers.iter().flatten().map(|id| (DeviceId(id.clone()), now)));
@@ -68,7 +88,7 @@ impl Offer {
         must_include: &[String],
         size: usize,
     ) -> Vec<String> {
-        preferred(&self.list.borrow(), available, must_include, size)
+        preferred(&self.list.borrow(), available, must_include, size, self.rules().allocation)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<DeviceId, Instant>> {

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::EndpointEvent;
 use super::api::deviceplugin as wire;
@@ -112,7 +112,7 @@ impl wire::device_plugin_server::DevicePlugin for Plugin {
                 Ok(Response::new(wire::AllocateResponse { container_responses }))
             }
             Err(error) => {
-                warn!(resource = %self.offer.resource(), %error, "refused an Allocate");
+                debug!(resource = %self.offer.resource(), %error, "refused an Allocate");
                 self.report_stale(&error);
                 Err(error.into())
             }
@@ -150,12 +150,17 @@ async fn send_lists(
     mut lists: watch::Receiver<Vec<Device>>,
     sender: &mpsc::Sender<Result<wire::ListAndWatchResponse, Status>>,
 ) {
+    let mut last = None;
     loop {
-        let devices = lists.borrow_and_update().iter().map(device_to_wire).collect();
-        if sender.send(Ok(wire::ListAndWatchResponse { devices })).await.is_err() {
-            return;
+        // Much of what we know of a device does not go over the wire, and may change unseen.
+        let devices: Vec<_> = lists.borrow_and_update().iter().map(device_to_wire).collect();
+        if last.as_ref() != Some(&devices) {
+            last = Some(devices.clone());
+            if sender.send(Ok(wire::ListAndWatchResponse { devices })).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(COALESCE).await;
         }
-        tokio::time::sleep(COALESCE).await;
         if lists.changed().await.is_err() {
             return;
         }
@@ -184,7 +189,17 @@ fn to_wire(answer: Answer) -> wire::ContainerAllocateResponse {
                 permissions: "rw".to_owned(),
             })
             .collect(),
-        ..wire::ContainerAllocateResponse::default()
+        mounts: answer
+            .mounts
+            .into_iter()
+            .map(|(host, container)| wire::Mount {
+                container_path: path(container),
+                host_path: path(host),
+                read_only: false,
+            })
+            .collect(),
+        annotations: answer.annotations.into_iter().collect(),
+        cdi_devices: answer.cdi_devices.into_iter().map(|name| wire::CdiDevice { name }).collect(),
     }
 }
 
@@ -192,9 +207,12 @@ impl From<AllocateError> for Status {
     fn from(error: AllocateError) -> Self {
         let text = error.to_string();
         match error {
-            AllocateError::Empty { .. } | AllocateError::Unknown { .. } => Self::invalid_argument(text),
+            AllocateError::Empty { .. }
+            | AllocateError::Unknown { .. }
+            | AllocateError::SeveralReplicas { .. } => Self::invalid_argument(text),
             AllocateError::Unhealthy { .. }
             | AllocateError::Gone { .. }
+            | AllocateError::ChannelMissing { .. }
             | AllocateError::NodeMissing { .. } => Self::failed_precondition(text),
         }
     }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::time::timeout;
 use tonic::transport::Endpoint;
 
 use super::api::podresources as wire;
@@ -25,6 +26,13 @@ pub struct PodResourcesError {
 
 /// The IDs of all devices, of any resource, that containers hold, as they were advertised.
 pub async fn held_devices(socket: &Path) -> Result<HashSet<DeviceId>, PodResourcesError> {
+    // tonic's own limits end with an answer's beginning.
+    timeout(2 * LIMIT, ask(socket)).await.unwrap_or_else(|_| {
+        Err(PodResourcesError { socket: socket.to_owned(), why: format!("no answer within {:?}", 2 * LIMIT) })
+    })
+}
+
+async fn ask(socket: &Path) -> Result<HashSet<DeviceId>, PodResourcesError> {
     let failed = |why: String| PodResourcesError { socket: socket.to_owned(), why };
     let channel = Endpoint::from_shared(format!("unix:{}", socket.display()))
         .map_err(|error| failed(error.to_string()))?

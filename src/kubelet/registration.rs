@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::time::timeout;
 use tonic::transport::Endpoint;
 
 use super::api::deviceplugin as wire;
@@ -22,6 +23,8 @@ const REGISTER_LIMIT: Duration = Duration::from_secs(15);
 pub(super) enum RegisterError {
     #[error("cannot connect to the kubelet at {}: {}", socket.display(), chain(source))]
     Connect { socket: PathBuf, source: tonic::transport::Error },
+    #[error("the kubelet at {} did not answer within {limit:?}", socket.display())]
+    NoAnswer { socket: PathBuf, limit: Duration },
     #[error("the kubelet refused: {} ({:?})", source.message(), source.code())]
     Refused { source: Box<tonic::Status> },
 }
@@ -33,6 +36,14 @@ pub(super) async fn register(
     resource: &ResourceName,
     endpoint: &str,
 ) -> Result<(), RegisterError> {
+    // tonic's own limits end with an answer's beginning.
+    let limit = CONNECT_LIMIT + REGISTER_LIMIT;
+    timeout(limit, ask(kubelet_socket, resource, endpoint))
+        .await
+        .unwrap_or_else(|_| Err(RegisterError::NoAnswer { socket: kubelet_socket.to_owned(), limit }))
+}
+
+async fn ask(kubelet_socket: &Path, resource: &ResourceName, endpoint: &str) -> Result<(), RegisterError> {
     let connect_error = |source| RegisterError::Connect { socket: kubelet_socket.to_owned(), source };
     let channel = Endpoint::from_shared(format!("unix:{}", kubelet_socket.display()))
         .map_err(connect_error)?

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::places::Roots;
-use crate::inventory::{DeviceNode, below};
+use crate::inventory::{CONTROL_NODES, DeviceNode, below};
 
 /// Below the proc root: `<capability> <minor>` for every capability that the driver could ever hand out,
 /// thousands of lines, whether the instance exists or not. `gpuN` in it is the GPU's minor number.
@@ -13,10 +13,6 @@ const MIG_MINORS: &str = "driver/nvidia-caps/mig-minors";
 
 /// Below the proc root: a folder for each instance that exists.
 const CAPABILITIES: &str = "driver/nvidia/capabilities";
-
-/// Nodes that are the driver's rather than one GPU's.
-const CONTROL_NODES: [&str; 4] =
-    ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset"];
 
 /// The parsed `mig-minors`. The file is fixed while a driver is loaded, so it is read once.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -57,7 +57,7 @@ impl Driver {
             self.minors = MigMinors::read(&roots.proc).ok();
         }
         let count = self.nvml.device_count().map_err(named("nvmlDeviceGetCount_v2")).map_err(failed)?;
-        self.models.forget_empty();
+        self.models.forget_incomplete();
         let mut look = Look {
             nvml: &self.nvml,
             roots: &roots,

@@ -157,6 +157,13 @@ impl CallError {
         self.is_not_found() || self.is_invalid_argument()
     }
 
+    /// Whether the driver does not know what was asked for, so that asking again is useless.
+    pub(super) fn is_about_the_argument(&self) -> bool {
+        self.is_invalid_argument()
+            || self.is_not_found()
+            || self.is(&[sys::nvmlReturn_enum_NVML_ERROR_ARGUMENT_VERSION_MISMATCH])
+    }
+
     /// Whether the argument was past the last known one.
     pub(super) fn is_invalid_argument(&self) -> bool {
         self.is(&[sys::nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT])

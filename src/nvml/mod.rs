@@ -31,6 +31,7 @@ mod tests;
 
 pub use error::{CallError, DriverError};
 pub use places::Paths;
+pub(crate) use places::resolve_in_root;
 pub use session::{Report, Session};
 
 use crate::inventory::Inventory;

@@ -33,6 +33,8 @@ pub(super) struct Model {
     profiles: Vec<(u32, ProfileInfo)>,
     /// How many memory slices the whole GPU has.
     pub(super) memory_slices: Option<u32>,
+    /// Whether every answer was one: trouble of the moment must not be kept for as long as the library is open.
+    complete: bool,
     /// By profile ID and attributes, which tell compute instances of one profile apart.
     names: HashMap<(u32, DeviceAttributes), Profile>,
 }
@@ -54,14 +56,19 @@ impl Models {
         }
     }
 
-    /// Lets models be asked again that told of no profile: the driver may have had trouble just then.
-    pub(super) fn forget_empty(&mut self) {
-        self.models.retain(|_, model| !model.profiles.is_empty());
+    /// Lets models be asked again that told of no profile, or not of all: the driver had trouble just then.
+    pub(super) fn forget_incomplete(&mut self) {
+        let known = self.models.len();
+        self.models.retain(|_, model| model.complete && !model.profiles.is_empty());
+        if self.models.len() < known {
+            self.version = None;
+        }
     }
 }
 
 impl Model {
     fn ask(gpu: &Device<'_>, version: &mut Option<ProfileInfoVersion>) -> Result<Self, CallError> {
+        let mut complete = true;
         let version = match *version {
             Some(version) => version,
             None => *version.insert(newest_version(gpu)?),
@@ -73,7 +80,7 @@ impl Model {
                 Err(error) if error.is_invalid_argument() => break,
                 Err(error) if error.driver_is_gone() || error.gpu_is_gone() => return Err(error),
                 // Not on this GPU; the next one may be.
-                Err(_) => {}
+                Err(error) => complete &= error.is_refusal() || error.is_about_the_argument(),
             }
         }
         let memory_slices = match largest(&profiles).map(|info| raw::possible_placements(gpu, info.id)) {
@@ -81,7 +88,7 @@ impl Model {
             Some(Ok(placements)) => placements.into_iter().map(end).max(),
             Some(Err(_)) | None => None,
         };
-        Ok(Self { profiles, memory_slices, names: HashMap::new() })
+        Ok(Self { profiles, memory_slices, complete, names: HashMap::new() })
     }
 
     /// The profile with this ID on this model.
@@ -210,7 +217,7 @@ mod tests {
             (7, info(20, 1, 9984, None)),
             (40, info(77, 2, 20096, None)),
         ];
-        Model { profiles, memory_slices: Some(8), names: HashMap::new() }
+        Model { profiles, memory_slices: Some(8), complete: true, names: HashMap::new() }
     }
 
     fn name(
@@ -221,6 +228,17 @@ mod tests {
     ) -> String {
         let device_name = || Ok(device.map(str::to_owned));
         model.name_of(id, attributes, Some(81559), device_name).unwrap().to_string()
+    }
+
+    #[test]
+    fn a_model_that_was_learnt_in_a_bad_moment_is_asked_again() {
+        let model = |complete| Model { complete, ..h100() };
+        let key = |name: &str| (name.to_owned(), None);
+        let models = [(key("whole"), model(true)), (key("part"), model(false))].into();
+        let mut models = Models { models, version: Some(ProfileInfoVersion::V1) };
+        models.forget_incomplete();
+        assert_eq!(models.models.keys().collect::<Vec<_>>(), [&key("whole")]);
+        assert!(models.version.is_none(), "which form the driver knows may have been learnt just then too");
     }
 
     #[test]

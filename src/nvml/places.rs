@@ -84,7 +84,7 @@ pub(super) fn sysfs_address(nvml: &str) -> String {
 /// The file that `path` leads to for a process whose root folder is `root`: absolute links start at `root`
 /// again and `..` does not leave it, as in a chroot. So the driver's files are found in a root that is
 /// mounted somewhere else.
-pub(super) fn resolve_in_root(root: &Path, path: &Path) -> io::Result<PathBuf> {
+pub(crate) fn resolve_in_root(root: &Path, path: &Path) -> io::Result<PathBuf> {
     // As many links as the kernel follows.
     let mut links_left = 40;
     let mut todo: Vec<OsString> = reversed(path);

@@ -72,18 +72,10 @@ impl Thread {
         // Without a driver: look for one, with longer and longer pauses.
         loop {
             let error = match Driver::open(&self.paths) {
-                Ok(driver) => {
-                    tracing::info!(
-                        library = %driver.library().display(),
-                        driver = driver.version(),
-                        "opened NVML"
-                    );
-                    wait = SHORTEST_WAIT;
-                    match self.with_driver(driver) {
-                        Ok(error) => error,
-                        Err(Ended) => return,
-                    }
-                }
+                Ok(driver) => match self.with_driver(driver, &mut wait) {
+                    Ok(error) => error,
+                    Err(Ended) => return,
+                },
                 Err(error) => error,
             };
             if self.report(Report::NoDriver(error)).is_err() || self.pause(Some(wait)).is_err() {
@@ -93,12 +85,19 @@ impl Thread {
         }
     }
 
-    /// Looks again and again, with the library open, until the driver is gone: then says why.
-    fn with_driver(&mut self, mut driver: Driver) -> Result<DriverError, Ended> {
+    /// Looks again and again, with the library open, until the driver is gone: then says why. A driver that can be
+    /// opened and not be read is none: `wait` begins anew only once a look succeeded.
+    fn with_driver(&mut self, mut driver: Driver, wait: &mut Duration) -> Result<DriverError, Ended> {
         let mut known_problems = Vec::new();
+        let mut opened = false;
         loop {
             match driver.look(&self.paths) {
                 Ok(inventory) => {
+                    if !std::mem::replace(&mut opened, true) {
+                        let library = driver.library().display();
+                        tracing::info!(%library, driver = driver.version(), "opened NVML");
+                        *wait = SHORTEST_WAIT;
+                    }
                     log_new_problems(&known_problems, &inventory.problems);
                     known_problems.clone_from(&inventory.problems);
                     self.report(Report::Inventory(inventory))?;

@@ -10,7 +10,10 @@ use crate::inventory::{DeviceNode, Gpu, MigDevice};
 pub mod allocate;
 pub mod ledger;
 mod name;
+mod patterns;
+pub mod policy;
 pub mod preferred;
+mod sharing;
 mod strategy;
 
 pub use name::{InvalidResourceName, ResourceName};
@@ -19,8 +22,12 @@ pub use strategy::{MigStrategy, resolve};
 /// One thing that a container can be given: a MIG device, or a GPU as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// What the kubelet calls it: the UUID.
+    /// What the kubelet calls it: the UUID, or `<uuid>::<n>` for a replica.
     pub id: DeviceId,
+    /// `GPU-…` or `MIG-…`; what the driver and a container call it.
+    pub uuid: String,
+    /// Which of several replicas of one device it is, where the device is shared.
+    pub replica: Option<Replica>,
     /// The NVML index of its GPU.
     pub gpu_index: u32,
     /// The UUID of its GPU.
@@ -72,6 +79,8 @@ impl Device {
     fn of_gpu(gpu: &Gpu) -> Self {
         Self {
             id: DeviceId(gpu.uuid.clone()),
+            uuid: gpu.uuid.clone(),
+            replica: None,
             gpu_index: gpu.index,
             gpu_uuid: gpu.uuid.clone(),
             mig: None,
@@ -87,6 +96,8 @@ impl Device {
         let problems = [&gpu.problem, &mig.problem];
         Self {
             id: DeviceId(mig.uuid.clone()),
+            uuid: mig.uuid.clone(),
+            replica: None,
             gpu_index: gpu.index,
             gpu_uuid: gpu.uuid.clone(),
             mig: Some(mig.clone()),
@@ -96,6 +107,15 @@ impl Device {
             reasons: problems.into_iter().flatten().cloned().map(Reason::Unreadable).collect(),
         }
     }
+}
+
+/// One of several entries for a device that containers take turns on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replica {
+    /// The `n` of `<uuid>::<n>`.
+    pub number: u32,
+    /// Whether an `Allocate` may ask for no other beside it (`failRequestsGreaterThanOne`).
+    pub alone: bool,
 }
 
 /// What the kubelet calls a device: its UUID, `GPU-…` or `MIG-…`.
@@ -126,6 +146,10 @@ pub enum Reason {
     NoDriver(String),
     /// Device nodes that a container needs are not there, and the configuration insists on them.
     NodesMissing(Vec<PathBuf>),
+    /// The configuration takes it out of use (`--withhold`); the text is the selector.
+    WithheldByConfig(String),
+    /// The CDI specification cannot describe it.
+    Incomplete(String),
 }
 
 impl fmt::Display for Reason {
@@ -138,6 +162,8 @@ impl fmt::Display for Reason {
                 let nodes: Vec<_> = nodes.iter().map(|node| node.display().to_string()).collect();
                 write!(f, "missing device node {}", nodes.join(", "))
             }
+            Self::WithheldByConfig(selector) => write!(f, "withheld by the configuration: {selector}"),
+            Self::Incomplete(why) => write!(f, "cannot be described to a container runtime: {why}"),
         }
     }
 }
@@ -160,6 +186,8 @@ pub struct ResourceSet {
     pub resources: BTreeMap<ResourceName, Vec<Device>>,
     /// What is left out.
     pub withheld: Vec<Withheld>,
+    /// What of the configuration has no effect on this node.
+    pub warnings: Vec<String>,
 }
 
 impl ResourceSet {

@@ -1,12 +1,12 @@
 //! Drivers that are late, leave, refuse, fail or hang.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fake_nvml::{Description, DriverState, Fault};
 use tokio::time::sleep;
 
-use crate::rig::{GPU, Rig, mig};
+use crate::rig::{GPU, Rig, mig, wait_until};
 
 fn description() -> Description {
     Description::h100s(3).with_mig(0, &["1g.10gb"; 2])
@@ -42,6 +42,21 @@ async fn a_driver_that_comes_late_is_found() {
     rig.plugin.wait_for_log(&["no driver"]).await;
     assert!(rig.plugin.is_running());
     rig.node.update(|node| node.driver = DriverState::Loaded).unwrap();
+    rig.wait_for_counts(&[(GPU, 2), (&mig("1g.10gb"), 2)]).await;
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn a_driver_that_can_be_opened_and_not_read_is_tried_less_and_less_often() {
+    let faulty = description().with_faults([Fault::error("nvmlDeviceGetCount_v2", "UNKNOWN")]);
+    let rig = Rig::start(&faulty, &["--mig-strategy=mixed", "--fail-on-init-error=false"]).await;
+    let opened = || rig.node.counters().unwrap().get("nvmlInit_v2").copied().unwrap_or(0);
+    wait_until(|| opened() >= 1, "the library to be opened").await;
+    let start = Instant::now();
+    wait_until(|| opened() >= 4, "three more attempts").await;
+    assert!(start.elapsed() >= Duration::from_secs(5), "1, 2 and 4 s, but {:?}", start.elapsed());
+    rig.node.update(|node| node.faults.clear()).unwrap();
+    rig.plugin.signal("HUP");
     rig.wait_for_counts(&[(GPU, 2), (&mig("1g.10gb"), 2)]).await;
     rig.finish().await;
 }

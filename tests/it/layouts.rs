@@ -66,6 +66,54 @@ async fn a_slice_that_a_pod_holds_stays_listed_until_it_is_released() {
 }
 
 #[tokio::test]
+async fn a_kubelet_that_is_away_does_not_make_us_forget_what_its_pods_hold() {
+    let description = Description::h100s(1).with_mig(0, &["1g.10gb"; 2]);
+    let rig = Rig::start(&description, &["--mig-strategy=mixed", "--removal-grace=0"]).await;
+    let resource = mig("1g.10gb");
+    rig.wait_for_counts(&[(&resource, 2)]).await;
+    let held = rig.kubelet.run_pod(pod("holder", &resource)).await.unwrap().ids(&resource)[0].clone();
+    let position = rig.node.gpus().unwrap()[0].mig.iter().position(|slice| slice.uuid == held).unwrap();
+    rig.node.update(|node| drop(node.gpu(0).layout.remove(position))).unwrap();
+    rig.kubelet.wait_for_devices(&resource, |devices| !devices[&held].healthy).await.unwrap();
+    // Away for longer than an answer is good for.
+    rig.kubelet.stop().await.unwrap();
+    sleep(Duration::from_secs(6)).await;
+    rig.kubelet.restart().await.unwrap();
+    rig.kubelet.wait_for_capacity(&resource, 2, 1).await.unwrap();
+    assert!(rig.kubelet.devices(&resource).contains_key(&held));
+    rig.kubelet.delete_pod("holder");
+    rig.kubelet.wait_for_devices(&resource, |devices| !devices.contains_key(&held)).await.unwrap();
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn a_neighbour_that_goes_costs_no_list() {
+    let rig = Rig::mixed(&Description::h100s(1).with_mig(0, &["3g.40gb", "1g.10gb"])).await;
+    rig.wait_for_counts(&[(&mig("1g.10gb"), 1), (&mig("3g.40gb"), 1)]).await;
+    // The other slice's MIG index moves, which the kubelet is never told.
+    rig.node.update(|node| drop(node.gpu(0).layout.remove(0))).unwrap();
+    rig.wait_for_counts(&[(&mig("1g.10gb"), 1)]).await;
+    assert_eq!(rig.kubelet.lists(&mig("1g.10gb")).len(), 1);
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn a_resource_that_comes_back_just_after_it_ended_waits_for_the_kubelet() {
+    let rig = Rig::mixed(&Description::h100s(1).with_mig(0, &["1g.10gb"])).await;
+    let resource = mig("1g.10gb");
+    rig.wait_for_counts(&[(&resource, 1)]).await;
+    rig.node.update(|node| node.set_mig::<&str>(0, &[])).unwrap();
+    rig.plugin.wait_for_log(&["no longer served", &resource]).await;
+    let ended = std::time::Instant::now();
+    rig.node.update(|node| node.set_mig(0, &["1g.10gb"])).unwrap();
+    rig.kubelet.wait_for_registrations(&resource, 2).await.unwrap();
+    // The kubelet's clean-up after the old stream would take a registration down that comes too early.
+    assert!(ended.elapsed() >= Duration::from_secs(1), "registered again after {:?}", ended.elapsed());
+    rig.wait_for_counts(&[(&resource, 1)]).await;
+    rig.finish().await;
+}
+
+#[tokio::test]
 async fn a_resource_without_devices_ends_and_comes_back() {
     let rig = Rig::mixed(&Description::h100s(2).with_mig(0, &["1g.10gb"; 2])).await;
     let resource = mig("1g.10gb");

@@ -11,11 +11,14 @@
 
 mod allocation;
 mod command_line;
+mod config;
 mod driver;
+mod explain;
 mod golden;
 mod kubelet_life;
 mod layouts;
 mod models;
+mod reload;
 mod rig;
 mod signals;
 mod sockets;

@@ -91,7 +91,9 @@ impl Rig {
 pub(crate) async fn kubelet(dir: &Path) -> FakeKubelet {
     let folder = dir.join("pod-resources");
     std::fs::create_dir_all(&folder).unwrap();
-    FakeKubelet::builder(dir.join("device-plugins")).pod_resources(folder).start().await.unwrap()
+    // A Topology Manager looks at the devices of running pods, and crashes where one is not listed.
+    let builder = FakeKubelet::builder(dir.join("device-plugins")).pod_resources(folder);
+    builder.topology_manager(true).start().await.unwrap()
 }
 
 /// The plugin binary as a process. Its log is shown when the test fails.

@@ -2,6 +2,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 
+use tokio::time::timeout;
+
 use super::*;
 
 /// Longer than any net, so that a slow machine does not fail a test.

@@ -3,24 +3,43 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::policy::{AllocationPolicy, DeviceIdStrategy, DeviceListStrategy, Features, Imex};
 use super::{Device, DeviceId, DeviceSpecs};
-use crate::inventory::below;
+use crate::inventory::{CONTROL_NODES, below};
 
 /// The variable by which the NVIDIA container runtime and CUDA know what a container may see.
 const VISIBLE_DEVICES: &str = "NVIDIA_VISIBLE_DEVICES";
 
-/// What every container needs besides its device's own nodes, where it exists: CUDA opens the first two,
-/// profilers the third, displays the last (NVIDIA's plugin passes the same four).
-pub const CONTROL_NODES: [&str; 4] =
-    ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset"];
+/// What the variable says where mounts tell the devices, and below what they are mounted.
+const MOUNT_ROOT: &str = "/var/run/nvidia-container-devices";
 
-/// How answers are made; fixed by the configuration.
+const IMEX_CHANNELS: &str = "NVIDIA_IMEX_CHANNELS";
+
+/// The CDI kinds that NVIDIA's plugin uses; `cdi/` writes the specification of the first.
+const CDI_GPU: &str = "k8s.device-plugin.nvidia.com/gpu";
+const CDI_IMEX: &str = "k8s.device-plugin.nvidia.com/imex-channel";
+
+/// How answers are made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
     /// Which device nodes are named.
     pub device_specs: DeviceSpecs,
     /// Put in front of a node's path to name it on the host (`--nvidia-dev-root`).
     pub host_dev_root: PathBuf,
+    /// By which ways a container is told; at least one.
+    pub strategies: BTreeSet<DeviceListStrategy>,
+    /// What devices are called towards the container.
+    pub ids: DeviceIdStrategy,
+    /// In front of the CDI annotation's key; ends in a slash.
+    pub cdi_annotation_prefix: String,
+    /// How devices are chosen where the kubelet lets us.
+    pub allocation: AllocationPolicy,
+    /// Further drivers.
+    pub features: Features,
+    /// IMEX channels.
+    pub imex: Imex,
+    /// Also set `NVIDIA_VISIBLE_DEVICES_<RESOURCE>`, so that two resources in one container do not hide each other.
+    pub variable_per_resource: bool,
 }
 
 /// What one container gets.
@@ -28,8 +47,14 @@ pub struct Rules {
 pub struct Answer {
     /// Environment variables.
     pub envs: Vec<(String, String)>,
+    /// Mounts: the path on the host and in the container.
+    pub mounts: Vec<(PathBuf, PathBuf)>,
     /// Device nodes.
     pub nodes: Vec<NodeSpec>,
+    /// Annotations for the container runtime.
+    pub annotations: Vec<(String, String)>,
+    /// CDI names for the answer's own field.
+    pub cdi_devices: Vec<String>,
 }
 
 /// A device node for a container, always read-write.
@@ -74,6 +99,24 @@ pub enum AllocateError {
         /// The file that was looked at.
         access_file: PathBuf,
     },
+    /// Several replicas are asked for, and the configuration allows one at a time.
+    #[error(
+        "at most one replica of a shared device can be asked for, and the request names {count} of {resource}"
+    )]
+    SeveralReplicas {
+        /// How many.
+        count: usize,
+        /// The resource asked for.
+        resource: String,
+    },
+    /// An IMEX channel is missing that the configuration insists on.
+    #[error("IMEX channel {channel} is required and {} does not exist", node.display())]
+    ChannelMissing {
+        /// Its number.
+        channel: u32,
+        /// Its node, below the plugin's own dev root.
+        node: PathBuf,
+    },
     /// A node is missing that the configuration insists on.
     #[error("device {id} cannot be used: missing device node {}", node.display())]
     NodeMissing {
@@ -104,11 +147,121 @@ pub fn allocate(
             return Err(AllocateError::Gone { id: device.id.clone(), access_file: access_file.clone() });
         }
     }
-    let visible: Vec<_> = chosen.iter().map(|device| device.id.as_str()).collect();
-    Ok(Answer {
-        envs: vec![(VISIBLE_DEVICES.to_owned(), visible.join(","))],
-        nodes: nodes(&chosen, rules, dev_root, exists)?,
-    })
+    let count = ids.iter().collect::<BTreeSet<_>>().len();
+    if count > 1 && chosen.iter().any(|device| device.replica.is_some_and(|replica| replica.alone)) {
+        return Err(AllocateError::SeveralReplicas { count, resource: resource.to_owned() });
+    }
+    let channels = channels(rules, dev_root, &exists)?;
+    let names = names(&chosen, rules.ids);
+    let mut answer = Answer::default();
+    tell_by_cdi(&mut answer, resource, &names, &channels, rules);
+    for (variable, enabled) in [
+        ("NVIDIA_GDRCOPY", rules.features.gdrcopy),
+        ("NVIDIA_GDS", rules.features.gds),
+        ("NVIDIA_MOFED", rules.features.mofed),
+    ] {
+        if enabled {
+            answer.envs.push((variable.to_owned(), "enabled".to_owned()));
+        }
+    }
+    // Where CDI says all, a variable or a node would only say it twice.
+    if rules.strategies.iter().any(|strategy| !strategy.is_cdi()) {
+        tell_by_variable_and_mounts(&mut answer, resource, &names, &channels, rules);
+        answer.nodes = nodes(&chosen, &channels, rules, dev_root, exists)?;
+    }
+    Ok(answer)
+}
+
+/// What the devices are called towards the container, each once: replicas collapse.
+fn names(chosen: &[&Device], ids: DeviceIdStrategy) -> Vec<String> {
+    let mut names = Vec::new();
+    for device in chosen {
+        let name = match ids {
+            DeviceIdStrategy::Uuid => device.uuid.clone(),
+            DeviceIdStrategy::Index => device.index(),
+        };
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+fn tell_by_cdi(answer: &mut Answer, resource: &str, names: &[String], channels: &[u32], rules: &Rules) {
+    let gpus = names.iter().map(|name| format!("{CDI_GPU}={name}"));
+    let imex = channels.iter().map(|channel| format!("{CDI_IMEX}={channel}"));
+    let qualified: Vec<_> = gpus.chain(imex).collect();
+    if rules.strategies.contains(&DeviceListStrategy::CdiAnnotations) {
+        let key = format!("{}nvidia-device-plugin_{}", rules.cdi_annotation_prefix, digest(resource, names));
+        answer.annotations.push((key, qualified.join(",")));
+    }
+    if rules.strategies.contains(&DeviceListStrategy::CdiCri) {
+        answer.cdi_devices = qualified;
+    }
+}
+
+/// Two resources in one container need two keys; the same devices always have the same one. FNV-1a, 64 bits.
+fn digest(resource: &str, names: &[String]) -> String {
+    let bytes = std::iter::once(resource).chain(names.iter().map(String::as_str)).flat_map(str::bytes);
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    format!("{hash:016x}")
+}
+
+fn tell_by_variable_and_mounts(
+    answer: &mut Answer,
+    resource: &str,
+    names: &[String],
+    channels: &[u32],
+    rules: &Rules,
+) {
+    let mounts = rules.strategies.contains(&DeviceListStrategy::VolumeMounts);
+    let visible = if mounts { MOUNT_ROOT.to_owned() } else { names.join(",") };
+    answer.envs.push((VISIBLE_DEVICES.to_owned(), visible));
+    if rules.variable_per_resource {
+        answer.envs.push((variable_of(resource), names.join(",")));
+    }
+    let channels: Vec<_> = channels.iter().map(u32::to_string).collect();
+    if rules.strategies.contains(&DeviceListStrategy::Envvar) && !channels.is_empty() {
+        answer.envs.push((IMEX_CHANNELS.to_owned(), channels.join(",")));
+    }
+    if mounts {
+        let root = Path::new(MOUNT_ROOT);
+        let devices = names.iter().map(|name| root.join(name));
+        let paths = devices.chain(channels.iter().map(|channel| root.join("imex").join(channel)));
+        answer.mounts = paths.map(|path| (PathBuf::from("/dev/null"), path)).collect();
+    }
+}
+
+/// `NVIDIA_VISIBLE_DEVICES_MIG_2G_20GB` for `nvidia.com/mig-2g.20gb`: two resources in one container both set the
+/// variable without the suffix, and one of them wins.
+fn variable_of(resource: &str) -> String {
+    let short = resource.rsplit('/').next().unwrap_or(resource);
+    let suffix = short.replace(|c: char| !c.is_ascii_alphanumeric(), "_").to_ascii_uppercase();
+    format!("{VISIBLE_DEVICES}_{suffix}")
+}
+
+/// The IMEX channels that are there.
+fn channels(
+    rules: &Rules,
+    dev_root: &Path,
+    exists: impl Fn(&Path) -> bool,
+) -> Result<Vec<u32>, AllocateError> {
+    let mut found = Vec::new();
+    for channel in &rules.imex.channel_ids {
+        let node = below(dev_root, &channel_node(*channel));
+        if exists(&node) {
+            found.push(*channel);
+        } else if rules.imex.required {
+            return Err(AllocateError::ChannelMissing { channel: *channel, node });
+        }
+    }
+    Ok(found)
+}
+
+fn channel_node(channel: u32) -> PathBuf {
+    format!("/dev/nvidia-caps-imex-channels/channel{channel}").into()
 }
 
 fn choose<'a>(
@@ -127,9 +280,10 @@ fn choose<'a>(
     }
 }
 
-/// Control nodes first, then each device's own, no node twice.
+/// Control nodes first, then each device's own, then the channels', no node twice.
 fn nodes(
     chosen: &[&Device],
+    channels: &[u32],
     rules: &Rules,
     dev_root: &Path,
     exists: impl Fn(&Path) -> bool,
@@ -155,6 +309,10 @@ fn nodes(
             return Err(AllocateError::NodeMissing { id: device.id.clone(), node: here });
         }
     }
+    specs.extend(channels.iter().map(|channel| NodeSpec {
+        container_path: channel_node(*channel),
+        host_path: below(&rules.host_dev_root, &channel_node(*channel)),
+    }));
     Ok(specs)
 }
 

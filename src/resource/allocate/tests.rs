@@ -1,17 +1,17 @@
 use super::*;
-use crate::fixtures::{mig_gpu, node};
-use crate::resource::{MigStrategy, Reason, resolve};
+use crate::fixtures::{mig_gpu, mixed, node};
+use crate::resource::Reason;
 
 const NAME: &str = "nvidia.com/mig-1g.10gb";
 
 fn devices() -> Vec<Device> {
     let inventory = node([mig_gpu(0, &["1g.10gb"; 3]), mig_gpu(1, &["1g.10gb"; 2])]);
-    let set = resolve(&inventory, MigStrategy::Mixed, DeviceSpecs::Existing);
+    let set = mixed(&inventory);
     set.resources.into_values().next().unwrap()
 }
 
 fn rules(device_specs: DeviceSpecs) -> Rules {
-    Rules { device_specs, host_dev_root: "/".into() }
+    Rules { device_specs, ..crate::fixtures::rules() }
 }
 
 fn ask(ids: &[&str], specs: DeviceSpecs, exists: impl Fn(&Path) -> bool) -> Result<Answer, AllocateError> {
@@ -107,4 +107,113 @@ fn a_missing_node_is_left_out_or_refused_as_configured() {
     assert_eq!(answer.nodes.len(), 5);
     let error = ask(&["MIG-0-7-0"], DeviceSpecs::Required, missing).unwrap_err();
     assert!(error.to_string().contains("missing device node /dev/nvidia-caps/nvidia-cap67"), "{error}");
+}
+
+fn answer(ids: &[&str], change: impl FnOnce(&mut Rules), exists: impl Fn(&Path) -> bool) -> Answer {
+    let mut rules = rules(DeviceSpecs::Existing);
+    change(&mut rules);
+    let ids: Vec<_> = ids.iter().map(|id| (*id).to_owned()).collect();
+    allocate(NAME, &devices(), &ids, &rules, Path::new("/"), exists).unwrap()
+}
+
+fn env<'a>(answer: &'a Answer, name: &str) -> Option<&'a str> {
+    answer.envs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+}
+
+#[test]
+fn mounts_tell_the_devices_where_they_are_chosen_and_win_over_the_variable() {
+    let both = [DeviceListStrategy::Envvar, DeviceListStrategy::VolumeMounts];
+    let answer = answer(&["MIG-0-8-0", "MIG-0-7-0"], |rules| rules.strategies = both.into(), |_| true);
+    assert_eq!(env(&answer, "NVIDIA_VISIBLE_DEVICES"), Some("/var/run/nvidia-container-devices"));
+    let mount =
+        |id: &str| (PathBuf::from("/dev/null"), Path::new("/var/run/nvidia-container-devices").join(id));
+    assert_eq!(answer.mounts, [mount("MIG-0-7-0"), mount("MIG-0-8-0")]);
+}
+
+#[test]
+fn cdi_names_stand_alone_where_nothing_else_is_chosen() {
+    let only = [DeviceListStrategy::CdiAnnotations, DeviceListStrategy::CdiCri];
+    let answer = answer(&["MIG-0-8-0", "MIG-0-7-0"], |rules| rules.strategies = only.into(), |_| true);
+    let names = ["k8s.device-plugin.nvidia.com/gpu=MIG-0-7-0", "k8s.device-plugin.nvidia.com/gpu=MIG-0-8-0"];
+    assert_eq!(answer.cdi_devices, names);
+    let [(key, value)] = &answer.annotations[..] else { panic!("{:?}", answer.annotations) };
+    assert!(key.starts_with("cdi.k8s.io/nvidia-device-plugin_"), "{key}");
+    assert_eq!(value, &names.join(","));
+    assert!(answer.envs.is_empty() && answer.nodes.is_empty() && answer.mounts.is_empty());
+}
+
+#[test]
+fn the_annotations_key_differs_between_requests_and_not_between_repetitions() {
+    let key = |ids: &[&str]| {
+        let only = [DeviceListStrategy::CdiAnnotations];
+        answer(ids, |rules| rules.strategies = only.into(), |_| true).annotations[0].0.clone()
+    };
+    assert_eq!(key(&["MIG-0-7-0", "MIG-0-8-0"]), key(&["MIG-0-8-0", "MIG-0-7-0"]));
+    assert_ne!(key(&["MIG-0-7-0"]), key(&["MIG-0-8-0"]));
+    // Kubernetes allows 63 characters behind the slash.
+    assert!(key(&["MIG-0-7-0"]).split_once('/').unwrap().1.len() <= 63);
+}
+
+#[test]
+fn a_container_can_be_told_indices() {
+    let by_index = |rules: &mut Rules| {
+        rules.ids = DeviceIdStrategy::Index;
+        rules.strategies.insert(DeviceListStrategy::CdiCri);
+    };
+    let answer = answer(&["MIG-1-7-0", "MIG-0-9-0"], by_index, |_| true);
+    assert_eq!(env(&answer, "NVIDIA_VISIBLE_DEVICES"), Some("0:2,1:0"));
+    assert_eq!(answer.cdi_devices[1], "k8s.device-plugin.nvidia.com/gpu=1:0");
+}
+
+#[test]
+fn further_drivers_and_channels_are_named() {
+    let more = |rules: &mut Rules| {
+        rules.features = Features { gdrcopy: true, gds: true, mofed: true };
+        rules.imex.channel_ids = [0, 5].into();
+        rules.strategies.extend([DeviceListStrategy::VolumeMounts, DeviceListStrategy::CdiCri]);
+    };
+    let answer = answer(&["MIG-0-7-0"], more, |path| !path.ends_with("channel5"));
+    for variable in ["NVIDIA_GDRCOPY", "NVIDIA_GDS", "NVIDIA_MOFED"] {
+        assert_eq!(env(&answer, variable), Some("enabled"), "{variable}");
+    }
+    assert_eq!(env(&answer, "NVIDIA_IMEX_CHANNELS"), Some("0"));
+    assert!(answer.mounts.iter().any(|(_, path)| path.ends_with("imex/0")));
+    assert!(answer.cdi_devices.contains(&"k8s.device-plugin.nvidia.com/imex-channel=0".to_owned()));
+    assert!(container_paths(&answer).contains(&"/dev/nvidia-caps-imex-channels/channel0"));
+}
+
+#[test]
+fn a_channel_that_is_required_has_to_be_there() {
+    let mut rules = rules(DeviceSpecs::Existing);
+    rules.imex = Imex { channel_ids: [3].into(), required: true };
+    let ids = ["MIG-0-7-0".to_owned()];
+    let missing = |path: &Path| !path.ends_with("channel3");
+    let error = allocate(NAME, &devices(), &ids, &rules, Path::new("/"), missing).unwrap_err();
+    assert!(error.to_string().contains("IMEX channel 3 is required"), "{error}");
+}
+
+#[test]
+fn two_resources_can_have_a_variable_each() {
+    let answer = answer(&["MIG-0-7-0"], |rules| rules.variable_per_resource = true, |_| true);
+    assert_eq!(env(&answer, "NVIDIA_VISIBLE_DEVICES_MIG_1G_10GB"), Some("MIG-0-7-0"));
+}
+
+#[test]
+fn replicas_of_one_device_collapse_and_can_be_limited_to_one() {
+    let replicas = |alone| -> Vec<Device> {
+        let replica = |number| Device {
+            id: DeviceId(format!("MIG-0-7-0::{number}")),
+            replica: Some(crate::resource::Replica { number, alone }),
+            ..devices()[0].clone()
+        };
+        vec![replica(0), replica(1)]
+    };
+    let ids = ["MIG-0-7-0::1".to_owned(), "MIG-0-7-0::0".to_owned()];
+    let rules = rules(DeviceSpecs::Existing);
+    let answer = allocate(NAME, &replicas(false), &ids, &rules, Path::new("/"), |_| true).unwrap();
+    assert_eq!(env(&answer, "NVIDIA_VISIBLE_DEVICES"), Some("MIG-0-7-0"));
+    assert_eq!(answer.nodes.len(), 7);
+    let error = allocate(NAME, &replicas(true), &ids, &rules, Path::new("/"), |_| true).unwrap_err();
+    assert!(error.to_string().contains("at most one replica"), "{error}");
+    assert!(allocate(NAME, &replicas(true), &ids[..1], &rules, Path::new("/"), |_| true).is_ok());
 }

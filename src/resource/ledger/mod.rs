@@ -56,6 +56,7 @@ impl Ledger {
     ) -> Self {
         let mut next = Self::default();
         let mut taken: HashSet<&DeviceId> = HashSet::new();
+        let mut leaving: HashSet<&str> = HashSet::new();
         for (name, list) in &self.lists {
             let targets: HashMap<_, _> =
                 wanted.resources.get(name).into_iter().flatten().map(|target| (&target.id, target)).collect();
@@ -66,11 +67,16 @@ impl Ledger {
                     _ => Device { reasons: vec![Reason::Gone], ..device.clone() },
                 };
                 taken.insert(&device.id);
+                if is_leaving(&kept) {
+                    leaving.insert(&device.uuid);
+                }
                 next.lists.entry(name.clone()).or_default().push(kept);
             }
         }
         for (name, targets) in &wanted.resources {
-            let new: Vec<_> = targets.iter().filter(|target| !taken.contains(&target.id)).cloned().collect();
+            // Nor may replicas of a device be handed out while its whole is still held, or the other way round.
+            let is_free = |target: &&Device| !taken.contains(&target.id) && !leaving.contains(&*target.uuid);
+            let new: Vec<_> = targets.iter().filter(is_free).cloned().collect();
             if !new.is_empty() {
                 next.lists.entry(name.clone()).or_default().extend(new);
             }
@@ -106,10 +112,10 @@ fn is_leaving(device: &Device) -> bool {
     device.reasons == [Reason::Gone]
 }
 
-/// GPU index, GPU instance, compute instance; the UUID keeps a leaving device in one place.
-fn order(device: &Device) -> (u32, Option<(u32, u32)>, &DeviceId) {
+/// GPU index, GPU instance, compute instance, replica; the UUID keeps a leaving device in one place.
+fn order(device: &Device) -> (u32, Option<(u32, u32)>, Option<u32>, &DeviceId) {
     let mig = device.mig.as_ref().map(|mig| (mig.gpu_instance, mig.compute_instance));
-    (device.gpu_index, mig, &device.id)
+    (device.gpu_index, mig, device.replica.map(|replica| replica.number), &device.id)
 }
 
 #[cfg(test)]

@@ -1,12 +1,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::fixtures::{mig_gpu, node};
+use crate::fixtures::{mig_gpu, mixed, node};
 use crate::inventory::Gpu;
-use crate::resource::{DeviceSpecs, MigStrategy, resolve};
 
 fn wanted(gpus: impl IntoIterator<Item = Gpu>) -> ResourceSet {
-    resolve(&node(gpus), MigStrategy::Mixed, DeviceSpecs::Existing)
+    mixed(&node(gpus))
 }
 
 fn name(profile: &str) -> ResourceName {

@@ -1,21 +1,32 @@
 //! Which devices to prefer when the kubelet lets us choose (`GetPreferredAllocation`).
 //!
-//! The rule: touch as few GPUs as possible, and of those that do, the fullest, so that whole GPUs stay free.
-//! Devices on the NUMA node of those that must be included come first. The same question always gets the
-//! same answer. An answer is only ever a part of what was offered: the kubelet ignores the rest silently.
+//! - Replicas of one request land on different devices as long as there are any.
+//! - Packed slices touch as few GPUs as possible, and of those that do, the fullest, so that whole GPUs stay free;
+//!   distributed ones go to the GPU that is used least.
+//! - Packed replicas fill the device that is used most, distributed ones the one used least.
+//! - Devices on the NUMA node of those that must be included come first; without any, the choice stays on one node
+//!   where that costs nothing.
+//!
+//! What is in use is derived from what is offered: the kubelet offers everything else. The same question always
+//! gets the same answer, and an answer is only ever a part of what was offered: the kubelet ignores the rest silently.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::Device;
+use super::policy::AllocationPolicy;
+
+mod gpus;
+
+use gpus::{GpuPool, choose_gpus};
 
 /// Chooses `size` of `available`, `must_include` among them; fewer where fewer fit. `devices` is the whole list
-/// of the resource in its order, from which is derived how full each GPU is.
+/// of the resource in its order. O(n log n) in the number of devices for each replica of one device that is needed.
 pub fn preferred(
     devices: &[Device],
     available: &[String],
     must_include: &[String],
     size: usize,
+    policy: AllocationPolicy,
 ) -> Vec<String> {
     let available: HashSet<&str> = available.iter().map(String::as_str).collect();
     let mut seen = HashSet::new();
@@ -25,98 +36,93 @@ pub fn preferred(
         .take(size)
         .cloned()
         .collect();
-    let needed = size - answer.len();
-    let mut numa_nodes = BTreeSet::new();
-    let mut gpus: BTreeMap<u32, GpuPool<'_>> = BTreeMap::new();
-    for device in devices {
-        let pool = gpus.entry(device.gpu_index).or_insert_with(|| GpuPool::new(device));
-        if seen.contains(device.id.as_str()) {
-            pool.touched = true;
-            numa_nodes.extend(device.numa_node);
-        } else if available.contains(device.id.as_str()) && device.is_healthy() {
-            pool.free.push(device.id.as_str());
-        } else {
-            pool.used += 1;
+    let mut items = items(devices, &available, &seen);
+    let numa_nodes: BTreeSet<u32> =
+        items.iter().filter(|item| item.picked > 0).filter_map(|item| item.numa_node).collect();
+    // Each round takes at most one replica of each device.
+    while answer.len() < size {
+        let Some(least) = items.iter().filter(|item| !item.free.is_empty()).map(|item| item.picked).min()
+        else {
+            break;
+        };
+        for position in round(&items, least, &numa_nodes, size - answer.len(), policy) {
+            let item = &mut items[position];
+            item.picked += 1;
+            answer.extend(item.free.pop().map(str::to_owned));
         }
-    }
-    let pools: Vec<_> = gpus.into_values().filter(|pool| !pool.free.is_empty()).collect();
-    for (pool, count) in choose_gpus(pools, &numa_nodes, needed) {
-        answer.extend(pool.free.into_iter().take(count).map(str::to_owned));
     }
     answer
 }
 
-/// The devices of one GPU.
-#[derive(Debug, Clone)]
-struct GpuPool<'a> {
-    index: u32,
+/// A device with its replicas; one that is not shared has a single one.
+struct Item<'a> {
+    gpu: u32,
     numa_node: Option<u32>,
+    /// Replicas that can be taken, the last one first.
     free: Vec<&'a str>,
+    /// Replicas that somebody else has.
     used: usize,
-    /// Whether a device that must be included is on it, so that taking more of it touches no further GPU.
-    touched: bool,
+    /// Replicas that this request gets.
+    picked: usize,
 }
 
-impl<'a> GpuPool<'a> {
-    fn new(device: &'a Device) -> Self {
-        Self {
-            index: device.gpu_index,
-            numa_node: device.numa_node,
-            free: Vec::new(),
-            used: 0,
-            touched: false,
+fn items<'a>(devices: &'a [Device], available: &HashSet<&str>, included: &HashSet<&str>) -> Vec<Item<'a>> {
+    let mut items: Vec<Item<'a>> = Vec::new();
+    let mut positions: HashMap<&str, usize> = HashMap::new();
+    for device in devices {
+        let position = *positions.entry(device.uuid.as_str()).or_insert(items.len());
+        if position == items.len() {
+            items.push(Item {
+                gpu: device.gpu_index,
+                numa_node: device.numa_node,
+                free: Vec::new(),
+                used: 0,
+                picked: 0,
+            });
+        }
+        let item = &mut items[position];
+        if included.contains(device.id.as_str()) {
+            item.picked += 1;
+        } else if available.contains(device.id.as_str()) && device.is_healthy() {
+            item.free.push(device.id.as_str());
+        } else {
+            item.used += 1;
         }
     }
+    for item in &mut items {
+        item.free.reverse();
+    }
+    items
 }
 
-/// Which GPUs to take how many devices of.
-fn choose_gpus<'a>(
-    pools: Vec<GpuPool<'a>>,
+/// The positions of up to `needed` devices of which this request has `picked` replicas so far.
+fn round(
+    items: &[Item<'_>],
+    picked: usize,
     numa_nodes: &BTreeSet<u32>,
     needed: usize,
-) -> Vec<(GpuPool<'a>, usize)> {
-    let is_near = |pool: &GpuPool<'a>| pool.numa_node.is_some_and(|node| numa_nodes.contains(&node));
-    if !numa_nodes.is_empty() {
-        let (near, far): (Vec<_>, Vec<_>) = pools.into_iter().partition(is_near);
-        let near_total = near.iter().map(|pool| pool.free.len()).sum::<usize>();
-        let mut chosen = fewest(near, needed.min(near_total));
-        chosen.extend(fewest(far, needed.saturating_sub(near_total)));
-        return chosen;
+    policy: AllocationPolicy,
+) -> Vec<usize> {
+    let mut pools: BTreeMap<u32, GpuPool> = BTreeMap::new();
+    for (position, item) in items.iter().enumerate() {
+        let pool = pools.entry(item.gpu).or_insert_with(|| GpuPool::new(item.gpu, item.numa_node));
+        pool.used += item.used;
+        pool.touched |= item.picked > 0;
+        if item.picked == picked && !item.free.is_empty() {
+            pool.free.push(position);
+        }
     }
-    // Nothing ties the choice to a NUMA node yet: stay within one where that touches no more GPUs.
-    let anywhere = fewest(pools.clone(), needed);
-    let nodes: BTreeSet<_> = pools.iter().filter_map(|pool| pool.numa_node).collect();
-    let within_one_node = nodes.into_iter().filter_map(|node| {
-        let local: Vec<_> = pools.iter().filter(|pool| pool.numa_node == Some(node)).cloned().collect();
-        let total: usize = local.iter().map(|pool| pool.free.len()).sum();
-        (total >= needed).then(|| fewest(local, needed))
-    });
-    within_one_node
-        .filter(|chosen| chosen.len() <= anywhere.len())
-        .max_by_key(|chosen| {
-            let used: usize = chosen.iter().map(|(pool, _)| pool.used).sum();
-            (Reverse(chosen.len()), used, Reverse(chosen.first().map(|(pool, _)| pool.index)))
-        })
-        .unwrap_or(anywhere)
-}
-
-/// GPUs that are touched anyway first; then the largest until what is left fits on one, and for that the
-/// fullest that it fits on.
-fn fewest(mut pools: Vec<GpuPool<'_>>, mut needed: usize) -> Vec<(GpuPool<'_>, usize)> {
-    let mut chosen = Vec::new();
-    while needed > 0 {
-        let best = pools.iter().enumerate().max_by_key(|(_, pool)| {
-            let fits = pool.free.len() >= needed;
-            let size = if fits { usize::MAX } else { pool.free.len() };
-            (pool.touched, size, pool.used, Reverse(pool.free.len()), Reverse(pool.index))
+    let pack_replicas = policy == AllocationPolicy::Packed;
+    for pool in pools.values_mut() {
+        pool.free.sort_by_key(|position| {
+            let used = items[*position].used;
+            (if pack_replicas { usize::MAX - used } else { used }, *position)
         });
-        let Some((position, _)) = best else { break };
-        let pool = pools.remove(position);
-        let count = needed.min(pool.free.len());
-        needed -= count;
-        chosen.push((pool, count));
     }
-    chosen
+    let pools: Vec<_> = pools.into_values().filter(|pool| !pool.free.is_empty()).collect();
+    let spread = policy == AllocationPolicy::Distributed;
+    let chosen = choose_gpus(pools, numa_nodes, needed, spread);
+    chosen.into_iter().flat_map(|(pool, count)| pool.free.into_iter().take(count)).collect()
 }
 
 #[cfg(test)]

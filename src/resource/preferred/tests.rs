@@ -1,13 +1,16 @@
+use std::cmp::Reverse;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::fixtures::{mig_gpu, node};
-use crate::resource::{DeviceSpecs, MigStrategy, resolve};
+use crate::fixtures::{gpu, mig_gpu, mixed, node};
+use crate::resource::policy::{DeviceSelection, OfferPolicy, SharedResource, TimeSlicing};
+use crate::resource::{MigStrategy, ResourceName, resolve};
 
 /// A node whose GPUs have so many slices each.
 fn devices(slices: &[usize]) -> Vec<Device> {
     let gpus = slices.iter().zip(0..).map(|(count, index)| mig_gpu(index, &vec!["1g.10gb"; *count]));
-    let set = resolve(&node(gpus), MigStrategy::Mixed, DeviceSpecs::Existing);
+    let set = mixed(&node(gpus));
     set.resources.into_values().next().unwrap_or_default()
 }
 
@@ -28,7 +31,7 @@ fn all_but(devices: &[Device], used: &[&str]) -> Vec<String> {
 
 fn choose(slices: &[usize], used: &[&str], must_include: &[&str], size: usize) -> Vec<String> {
     let devices = devices(slices);
-    preferred(&devices, &all_but(&devices, used), &ids(must_include), size)
+    preferred(&devices, &all_but(&devices, used), &ids(must_include), size, AllocationPolicy::Unset)
 }
 
 #[test]
@@ -76,7 +79,94 @@ fn unknown_and_unhealthy_devices_are_not_chosen() {
     devices[0].reasons = vec![crate::resource::Reason::Gone];
     let mut available = all_but(&devices, &[]);
     available.push("MIG-x".to_owned());
-    assert_eq!(preferred(&devices, &available, &[], 4), ids(&["0:1", "0:2"]));
+    assert_eq!(preferred(&devices, &available, &[], 4, AllocationPolicy::Unset), ids(&["0:1", "0:2"]));
+}
+
+/// Three replicas of each slice, on GPUs with so many slices.
+fn replicas(slices: &[usize]) -> Vec<Device> {
+    let name = "nvidia.com/mig-1g.10gb".parse().unwrap();
+    let shared = SharedResource { name, rename: None, devices: DeviceSelection::All, replicas: 3 };
+    let policy = OfferPolicy {
+        strategy: MigStrategy::Mixed,
+        time_slicing: TimeSlicing { resources: vec![shared], ..TimeSlicing::default() },
+        ..OfferPolicy::default()
+    };
+    let gpus = slices.iter().zip(0..).map(|(count, index)| mig_gpu(index, &vec!["1g.10gb"; *count]));
+    resolve(&node(gpus), &policy).resources.into_values().next().unwrap_or_default()
+}
+
+/// Asks for replicas; `0:3::1` is the second replica of the fourth slice of the first GPU.
+fn choose_replicas(
+    slices: &[usize],
+    used: &[&str],
+    must_include: &[&str],
+    size: usize,
+    policy: AllocationPolicy,
+) -> Vec<String> {
+    let id = |index: &&str| {
+        let (device, replica) = index.split_once("::").unwrap();
+        format!("{}::{replica}", id(device))
+    };
+    let devices = replicas(slices);
+    let used: Vec<_> = used.iter().map(id).collect();
+    let must_include: Vec<_> = must_include.iter().map(id).collect();
+    let all = devices.iter().map(|device| device.id.to_string());
+    let available: Vec<_> = all.filter(|id| !used.contains(id)).collect();
+    preferred(&devices, &available, &must_include, size, policy)
+}
+
+fn replica_ids(indices: &[&str]) -> Vec<String> {
+    let id = |index: &&str| {
+        let (device, replica) = index.split_once("::").unwrap();
+        format!("{}::{replica}", id(device))
+    };
+    indices.iter().map(id).collect()
+}
+
+#[test]
+fn distributed_slices_go_to_the_gpus_that_are_used_least() {
+    let spread = |used: &[&str], must: &[&str], size| {
+        let devices = devices(&[7, 7, 7]);
+        preferred(&devices, &all_but(&devices, used), &ids(must), size, AllocationPolicy::Distributed)
+    };
+    assert_eq!(spread(&["0:0", "0:1", "0:2"], &[], 2), ids(&["1:0", "2:0"]));
+    assert_eq!(spread(&[], &[], 4), ids(&["0:0", "0:1", "1:0", "2:0"]));
+    assert_eq!(spread(&[], &["0:5"], 2), ids(&["0:5", "1:0"]));
+}
+
+#[test]
+fn replicas_of_one_request_land_on_different_devices_first() {
+    for policy in [AllocationPolicy::Unset, AllocationPolicy::Packed, AllocationPolicy::Distributed] {
+        let chosen = choose_replicas(&[2], &[], &[], 3, policy);
+        assert_eq!(chosen, replica_ids(&["0:0::0", "0:1::0", "0:0::1"]), "{policy:?}");
+        let chosen = choose_replicas(&[2], &[], &["0:0::2"], 2, policy);
+        assert_eq!(chosen, replica_ids(&["0:0::2", "0:1::0"]), "{policy:?}");
+    }
+}
+
+#[test]
+fn packed_replicas_fill_the_device_that_is_used_most_and_distributed_ones_the_least() {
+    let used = ["0:1::0"];
+    let one = |policy| choose_replicas(&[3], &used, &[], 1, policy);
+    assert_eq!(one(AllocationPolicy::Packed), replica_ids(&["0:1::1"]));
+    assert_eq!(one(AllocationPolicy::Distributed), replica_ids(&["0:0::0"]));
+    assert_eq!(one(AllocationPolicy::Unset), replica_ids(&["0:0::0"]));
+}
+
+#[test]
+fn ten_thousand_replicas_are_chosen_from_without_trouble() {
+    let name = ResourceName::gpu();
+    let shared = SharedResource { name, rename: None, devices: DeviceSelection::All, replicas: 1_250 };
+    let policy = OfferPolicy {
+        time_slicing: TimeSlicing { resources: vec![shared], ..TimeSlicing::default() },
+        ..OfferPolicy::default()
+    };
+    let devices = resolve(&node((0..8).map(gpu)), &policy).resources.into_values().next().unwrap();
+    let available: Vec<_> = devices.iter().map(|device| device.id.to_string()).collect();
+    for policy in [AllocationPolicy::Packed, AllocationPolicy::Distributed] {
+        let chosen = preferred(&devices, &available, &[], 9_999, policy);
+        assert_eq!(chosen.iter().collect::<HashSet<_>>().len(), 9_999);
+    }
 }
 
 proptest! {
@@ -87,13 +177,16 @@ proptest! {
         must in prop::collection::vec(any::<bool>(), 64),
         size in 0_usize..20,
         turn in 0_usize..64,
+        policy in prop::sample::select(vec![
+            AllocationPolicy::Unset, AllocationPolicy::Packed, AllocationPolicy::Distributed,
+        ]),
     ) {
         let devices = devices(&slices);
         let offered: Vec<String> = devices.iter().zip(&available)
             .filter(|(_, available)| **available).map(|(device, _)| device.id.to_string()).collect();
         let must: Vec<String> = offered.iter().zip(&must)
             .filter(|(_, must)| **must).map(|(id, _)| id.clone()).take(size).collect();
-        let answer = preferred(&devices, &offered, &must, size);
+        let answer = preferred(&devices, &offered, &must, size, policy);
         let distinct: HashSet<_> = answer.iter().collect();
         prop_assert_eq!(distinct.len(), answer.len());
         prop_assert!(answer.iter().all(|id| offered.contains(id)));
@@ -103,10 +196,10 @@ proptest! {
         // The kubelet offers IDs in any order.
         let mut shuffled = offered.clone();
         shuffled.rotate_left(turn % offered.len().max(1));
-        prop_assert_eq!(preferred(&devices, &shuffled, &must, size), answer.clone());
+        prop_assert_eq!(preferred(&devices, &shuffled, &must, size, policy), answer.clone());
 
-        // No answer touches more GPUs than taking the largest ones would.
-        if must.is_empty() {
+        // No packed answer touches more GPUs than taking the largest ones would.
+        if must.is_empty() && policy != AllocationPolicy::Distributed {
             let gpu_of = |id: &String| devices.iter().find(|device| device.id.as_str() == id).unwrap().gpu_index;
             let touched: BTreeSet<_> = answer.iter().map(gpu_of).collect();
             let mut room: BTreeMap<u32, usize> = BTreeMap::new();

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::patterns::{gpu_name, mig_name, single_name, warn_of_idle_patterns, withhold};
+use super::policy::OfferPolicy;
+use super::sharing::share;
 use super::{Device, DeviceSpecs, Reason, ResourceName, ResourceSet, Withheld};
 use crate::inventory::{Gpu, Inventory, Profile};
 
@@ -28,23 +31,23 @@ impl fmt::Display for MigStrategy {
     }
 }
 
-/// What the node should offer under `strategy`. No inventory is an error: what does not fit is withheld.
-pub fn resolve(inventory: &Inventory, strategy: MigStrategy, specs: DeviceSpecs) -> ResourceSet {
+/// What the node should offer under `policy`. No inventory is an error: what does not fit is withheld.
+pub fn resolve(inventory: &Inventory, policy: &OfferPolicy) -> ResourceSet {
     let mut set = ResourceSet::default();
-    match strategy {
-        MigStrategy::None => {
-            for gpu in &inventory.gpus {
-                set.offer(ResourceName::gpu(), Device::of_gpu(gpu));
-            }
-        }
-        MigStrategy::Single => single(inventory, &mut set),
-        MigStrategy::Mixed => mixed(inventory, &mut set),
+    match policy.strategy {
+        MigStrategy::None => offer_gpus(&inventory.gpus, policy, &mut set),
+        MigStrategy::Single => single(inventory, policy, &mut set),
+        MigStrategy::Mixed => mixed(inventory, policy, &mut set),
     }
-    if specs == DeviceSpecs::Required {
+    if policy.device_specs == DeviceSpecs::Required {
         for device in set.resources.values_mut().flatten() {
             mark_missing_nodes(device);
         }
     }
+    warn_of_pending_modes(&mut set, inventory);
+    warn_of_idle_patterns(&mut set, policy, inventory);
+    withhold(&mut set, &policy.withhold);
+    share(&mut set, &policy.time_slicing);
     set
 }
 
@@ -55,6 +58,17 @@ impl ResourceSet {
 
     fn withhold(&mut self, device: &Device, reason: String) {
         self.withheld.push(Withheld { index: device.index(), id: device.id.clone(), reason });
+    }
+}
+
+/// A mode that is still to come into force moves all devices of its GPU when it does.
+fn warn_of_pending_modes(set: &mut ResourceSet, inventory: &Inventory) {
+    for gpu in &inventory.gpus {
+        if let Some(mode) = gpu.mig_mode.filter(|mode| mode.current != mode.pending) {
+            let next = if mode.pending { "on" } else { "off" };
+            set.warnings
+                .push(format!("GPU {}: MIG mode will be {next} after the next reset or reboot", gpu.index));
+        }
     }
 }
 
@@ -71,22 +85,19 @@ fn plain_gpus(inventory: &Inventory) -> impl Iterator<Item = &Gpu> {
 /// there are several, the one with the most devices is it (ties: the larger), and the rest waits with a reason.
 /// While any GPU is in MIG mode, whole GPUs are not offered, even when there is no slice yet: a node that
 /// is being partitioned must not hand out whole GPUs for a moment.
-fn single(inventory: &Inventory, set: &mut ResourceSet) {
+fn single(inventory: &Inventory, policy: &OfferPolicy, set: &mut ResourceSet) {
     if !inventory.gpus.iter().any(Gpu::mig_enabled) {
-        for gpu in &inventory.gpus {
-            set.offer(ResourceName::gpu(), Device::of_gpu(gpu));
-        }
-        return;
+        return offer_gpus(&inventory.gpus, policy, set);
     }
     let chosen = most_frequent(inventory).cloned();
     for (profile, device) in slices(inventory) {
         match &chosen {
-            Some(chosen) if chosen == profile => set.offer(ResourceName::gpu(), device),
+            Some(chosen) if chosen == profile => set.offer(single_name(policy, profile), device),
             Some(chosen) => set.withhold(
                 &device,
                 format!(
-                    "the strategy single offers one profile, and {chosen} has more devices than {profile}: use \
-                     the strategy mixed, or partition all GPUs alike"
+                    "the strategy single offers one profile, and on this node that is {chosen}, not {profile}: \
+                     use the strategy mixed, or partition all GPUs alike"
                 ),
             ),
             None => {}
@@ -113,15 +124,19 @@ fn most_frequent(inventory: &Inventory) -> Option<&Profile> {
     ranks.into_iter().max_by_key(|(_, rank)| *rank).map(|(profile, _)| profile)
 }
 
-fn mixed(inventory: &Inventory, set: &mut ResourceSet) {
+fn mixed(inventory: &Inventory, policy: &OfferPolicy, set: &mut ResourceSet) {
     for (profile, device) in slices(inventory) {
-        match ResourceName::mig(profile) {
+        match mig_name(policy, profile) {
             Ok(name) => set.offer(name, device),
             Err(error) => set.withhold(&device, error.to_string()),
         }
     }
-    for gpu in plain_gpus(inventory) {
-        set.offer(ResourceName::gpu(), Device::of_gpu(gpu));
+    offer_gpus(plain_gpus(inventory), policy, set);
+}
+
+fn offer_gpus<'a>(gpus: impl IntoIterator<Item = &'a Gpu>, policy: &OfferPolicy, set: &mut ResourceSet) {
+    for gpu in gpus {
+        set.offer(gpu_name(policy, &gpu.name), Device::of_gpu(gpu));
     }
 }
 

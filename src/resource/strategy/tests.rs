@@ -17,7 +17,11 @@ fn list(name: &str, indices: &[&str]) -> (String, Vec<String>) {
 }
 
 fn resolved(inventory: &Inventory, strategy: MigStrategy) -> ResourceSet {
-    resolve(inventory, strategy, DeviceSpecs::Existing)
+    with_specs(inventory, strategy, DeviceSpecs::Existing)
+}
+
+fn with_specs(inventory: &Inventory, strategy: MigStrategy, device_specs: DeviceSpecs) -> ResourceSet {
+    resolve(inventory, &OfferPolicy { strategy, device_specs, ..OfferPolicy::default() })
 }
 
 #[test]
@@ -134,10 +138,10 @@ fn missing_nodes_matter_only_where_they_are_required() {
     gpu.mig_devices[2].gpu_instance_node = None;
     let inventory = node([gpu]);
     for specs in [DeviceSpecs::Existing, DeviceSpecs::Omitted] {
-        let set = resolve(&inventory, MigStrategy::Mixed, specs);
+        let set = with_specs(&inventory, MigStrategy::Mixed, specs);
         assert!(set.resources.values().flatten().all(Device::is_healthy));
     }
-    let set = resolve(&inventory, MigStrategy::Mixed, DeviceSpecs::Required);
+    let set = with_specs(&inventory, MigStrategy::Mixed, DeviceSpecs::Required);
     let reasons: Vec<_> = set.resources.values().flatten().map(Device::reasons_text).collect();
     assert_eq!(reasons[0], "");
     assert_eq!(reasons[1], "missing device node /dev/nvidia-caps/nvidia-cap76");

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fake_kubelet::api::ContainerAllocateResponse;
 use fake_nvml::{Description, Instance};
 use serde_json::Value;
 
@@ -53,7 +54,16 @@ fn ids(list: &Value) -> Vec<String> {
 
 async fn compare(recording: Recording) {
     let recorded: Value = serde_json::from_str(recording.text).unwrap();
-    let rig = Rig::start(&node(recording.layout), recording.flags).await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut flags: Vec<String> = recording.flags.iter().map(|flag| (*flag).to_owned()).collect();
+    flags.push(format!("--cdi-spec-dir={}", dir.path().join("cdi").display()));
+    if let Some(config) = recorded["config_file"].as_str() {
+        let file = dir.path().join("config.yaml");
+        std::fs::write(&file, config).unwrap();
+        flags.push(format!("--config-file={}", file.display()));
+    }
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let rig = Rig::start(&node(recording.layout), &flags).await;
     let lists = recorded["list_and_watch_first"].as_object().unwrap();
     let counts: BTreeMap<_, _> =
         lists.iter().map(|(name, list)| (name.as_str(), list["devices"].as_array().unwrap().len())).collect();
@@ -97,9 +107,8 @@ async fn compare_allocate(rig: &Rig, resource: &str, what: &str, call: &Value) {
     assert_eq!(answer.len(), recorded.len(), "{what} of {resource}");
     for (ours, theirs) in answer.iter().zip(recorded) {
         let variables: BTreeMap<_, _> = ours.envs.iter().map(|(k, v)| (k.as_str(), sorted(v))).collect();
-        let envs = theirs["envs"].as_object().unwrap();
-        let expected: BTreeMap<_, _> =
-            envs.iter().map(|(k, v)| (k.as_str(), sorted(v.as_str().unwrap()))).collect();
+        let envs = theirs["envs"].as_object().into_iter().flatten();
+        let expected: BTreeMap<_, _> = envs.map(|(k, v)| (k.as_str(), sorted(v.as_str().unwrap()))).collect();
         assert_eq!(variables, expected, "{what} of {resource}");
         let nodes: BTreeSet<_> = ours
             .devices
@@ -113,7 +122,27 @@ async fn compare_allocate(rig: &Rig, resource: &str, what: &str, call: &Value) {
             .map(|node| ["container_path", "host_path", "permissions"].map(|key| node[key].as_str().unwrap()))
             .collect();
         assert_eq!(nodes, expected, "{what} of {resource}");
+        compare_the_rest(ours, theirs, &format!("{what} of {resource}"));
     }
+}
+
+fn compare_the_rest(ours: &ContainerAllocateResponse, theirs: &Value, what: &str) {
+    let empty = Vec::new();
+    let list = |key: &str| theirs[key].as_array().unwrap_or(&empty).iter();
+    let mounts: BTreeSet<_> = ours.mounts.iter().map(|m| (&*m.host_path, &*m.container_path)).collect();
+    let expected: BTreeSet<_> = list("mounts")
+        .map(|mount| (mount["host_path"].as_str().unwrap(), mount["container_path"].as_str().unwrap()))
+        .collect();
+    assert_eq!(mounts, expected, "{what}");
+    let names: BTreeSet<_> = ours.cdi_devices.iter().map(|device| device.name.as_str()).collect();
+    let expected: BTreeSet<_> = list("cdi_devices").map(|device| device["name"].as_str().unwrap()).collect();
+    assert_eq!(names, expected, "{what}");
+    // The end of the key differs from call to call in theirs.
+    let stem = |key: &str| key.rsplit_once('_').unwrap().0.to_owned();
+    let annotations: BTreeMap<_, _> = ours.annotations.iter().map(|(k, v)| (stem(k), sorted(v))).collect();
+    let recorded = theirs["annotations"].as_object().into_iter().flatten();
+    let expected: BTreeMap<_, _> = recorded.map(|(k, v)| (stem(k), sorted(v.as_str().unwrap()))).collect();
+    assert_eq!(annotations, expected, "{what}");
 }
 
 /// Theirs keeps the request's order, ours is the plugin's.
@@ -159,6 +188,60 @@ async fn device_nodes_on_a_mixed_node() {
         layout: "mixedlayout",
         flags: &["--mig-strategy=mixed", "--pass-device-specs=true"],
         text: include_str!("data/dls-envvar__pds-true__id-uuid__mixed-mixedlayout.json"),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn mounts_instead_of_the_variable() {
+    compare(Recording {
+        layout: "mixedlayout",
+        flags: &["--mig-strategy=mixed", "--pass-device-specs=false", "--device-list-strategy=volume-mounts"],
+        text: include_str!("data/dls-volume-mounts__pds-false__id-uuid__mixed-mixedlayout.json"),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn cdi_names_in_an_annotation() {
+    compare(Recording {
+        layout: "mixedlayout",
+        flags: &[
+            "--mig-strategy=mixed",
+            "--pass-device-specs=false",
+            "--device-list-strategy=cdi-annotations",
+        ],
+        text: include_str!("data/dls-cdi-annotations__pds-false__id-uuid__mixed-mixedlayout.json"),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn cdi_names_in_their_own_field() {
+    compare(Recording {
+        layout: "all7x1g",
+        flags: &["--mig-strategy=single", "--pass-device-specs=false", "--device-list-strategy=cdi-cri"],
+        text: include_str!("data/dls-cdi-cri__pds-false__id-uuid__single-all7x1g.json"),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn indices_instead_of_uuids() {
+    compare(Recording {
+        layout: "mixedlayout",
+        flags: &["--mig-strategy=mixed", "--pass-device-specs=false", "--device-id-strategy=index"],
+        text: include_str!("data/dls-envvar__pds-false__id-index__mixed-mixedlayout.json"),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn three_replicas_of_each_slice() {
+    compare(Recording {
+        layout: "mixedlayout",
+        flags: &["--mig-strategy=mixed", "--pass-device-specs=false"],
+        text: include_str!("data/timeslicing-mig__mixed-mixedlayout.json"),
     })
     .await;
 }

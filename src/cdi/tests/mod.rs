@@ -1,0 +1,171 @@
+//! The room as a whole: on a folder that stands for a node, against a recording, and through CDI's own code.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::fixtures::{gpu, mig_gpu, node, present};
+
+mod conformance;
+mod recording;
+
+pub(super) const VERSION: &str = "570.124.06";
+
+pub(super) fn options() -> CdiOptions {
+    CdiOptions {
+        spec_dir: "/var/run/cdi".into(),
+        host_driver_root: "/run/nvidia/driver".into(),
+        host_dev_root: "/run/nvidia/driver".into(),
+        hook: None,
+        disabled_hooks: BTreeSet::new(),
+        without_sockets: false,
+        imex_channels: BTreeSet::new(),
+    }
+}
+
+/// Those of the recordings.
+pub(super) fn majors() -> Majors {
+    Majors { gpu: Some(195), uvm: Some(511), caps: Some(236), imex: Some(234) }
+}
+
+/// A folder that stands for a node's driver root, with a folder for specifications beside it.
+pub(super) struct Host {
+    dir: TempDir,
+}
+
+impl Host {
+    pub(super) fn new() -> Self {
+        let host = Self { dir: tempfile::tempdir().unwrap() };
+        host.file("proc/devices", "195 nvidia\n511 nvidia-uvm\n236 nvidia-caps\n");
+        for library in ["libcuda", "libnvidia-ml"] {
+            host.file(&format!("usr/lib/x86_64-linux-gnu/{library}.so.{VERSION}"), "");
+        }
+        host.file("usr/bin/nvidia-smi", "");
+        fs::set_permissions(host.root().join("usr/bin/nvidia-smi"), fs::Permissions::from_mode(0o755))
+            .unwrap();
+        fs::create_dir(host.root().join("dev")).unwrap();
+        host
+    }
+
+    pub(super) fn root(&self) -> PathBuf {
+        self.dir.path().join("root")
+    }
+
+    pub(super) fn file(&self, path: &str, text: &str) {
+        let path = self.root().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    pub(super) fn spec_dir(&self) -> PathBuf {
+        self.dir.path().join("cdi")
+    }
+
+    pub(super) fn options(&self) -> CdiOptions {
+        CdiOptions { spec_dir: self.spec_dir(), ..options() }
+    }
+
+    pub(super) fn cdi(&self, options: CdiOptions) -> Cdi {
+        Cdi::new(options, Paths::below(self.root()))
+    }
+
+    pub(super) fn spec(&self) -> spec::Spec {
+        let text = fs::read(self.spec_dir().join("k8s.device-plugin.nvidia.com-gpu.json")).unwrap();
+        serde_json::from_slice(&text).unwrap()
+    }
+}
+
+/// A node with these GPUs, the driver of [`Host`], and all control nodes.
+pub(super) fn inventory(gpus: impl IntoIterator<Item = crate::inventory::Gpu>) -> Inventory {
+    Inventory {
+        driver_version: VERSION.to_owned(),
+        control_nodes: crate::inventory::CONTROL_NODES.map(present).into(),
+        ..node(gpus)
+    }
+}
+
+#[test]
+fn the_file_follows_the_slices() {
+    let host = Host::new();
+    let mut cdi = host.cdi(host.options());
+    let seven = inventory([mig_gpu(0, &["1g.10gb"; 7])]);
+    let three = inventory([mig_gpu(0, &["2g.20gb"; 3])]);
+    let written = CdiUpdate { written: true, ..CdiUpdate::default() };
+    assert_eq!(cdi.update(&seven).unwrap(), written);
+    assert_eq!(cdi.update(&seven).unwrap(), CdiUpdate::default());
+    assert_eq!(host.spec().devices.len(), 1 + 2 + 2 * 7);
+    assert_eq!(cdi.update(&three).unwrap(), written);
+    assert_eq!(host.spec().devices.len(), 1 + 2 + 2 * 3);
+    assert_eq!(host.cdi(host.options()).update(&three).unwrap(), CdiUpdate::default());
+}
+
+#[test]
+fn a_node_without_devices_keeps_what_it_had() {
+    let host = Host::new();
+    let mut cdi = host.cdi(host.options());
+    assert_eq!(cdi.update(&inventory([])).unwrap(), CdiUpdate::default());
+    assert!(!host.spec_dir().exists());
+    cdi.update(&inventory([gpu(0)])).unwrap();
+    assert_eq!(cdi.update(&inventory([])).unwrap(), CdiUpdate::default());
+    assert_eq!(host.spec().devices.len(), 3);
+}
+
+#[test]
+fn the_drivers_files_are_looked_for_again_when_a_folder_changes() {
+    let host = Host::new();
+    let mut cdi = host.cdi(host.options());
+    let inventory = inventory([gpu(0)]);
+    cdi.update(&inventory).unwrap();
+    let before = host.spec().container_edits.mounts.len();
+    host.file("run/nvidia-persistenced/socket", "");
+    assert!(cdi.update(&inventory).unwrap().written);
+    assert_eq!(host.spec().container_edits.mounts.len(), before + 1);
+    let mut without = host.cdi(CdiOptions { without_sockets: true, ..host.options() });
+    assert!(without.update(&inventory).unwrap().written);
+    assert_eq!(host.spec().container_edits.mounts.len(), before);
+}
+
+#[test]
+fn a_driver_of_another_version_brings_its_own_libraries_or_none() {
+    let host = Host::new();
+    let mut cdi = host.cdi(host.options());
+    let mut inventory = inventory([gpu(0)]);
+    assert!(!cdi.update(&inventory).unwrap().without_libraries);
+    inventory.driver_version = "580.1".to_owned();
+    assert!(cdi.update(&inventory).unwrap().without_libraries);
+    host.file("usr/lib64/libcuda.so.580.1", "");
+    assert!(!cdi.update(&inventory).unwrap().without_libraries);
+    let mounts = host.spec().container_edits.mounts;
+    assert!(mounts.iter().any(|mount| mount.container_path == Path::new("/usr/lib64/libcuda.so.580.1")));
+}
+
+#[test]
+fn imex_channels_have_a_file_of_their_own() {
+    let host = Host::new();
+    host.file("dev/nvidia-caps-imex-channels/channel0", "");
+    let wanted = CdiOptions { imex_channels: [0, 1].into(), ..host.options() };
+    let update = host.cdi(wanted).update(&inventory([gpu(0)])).unwrap();
+    let missing: Vec<_> = update.incomplete.iter().map(|incomplete| incomplete.id.as_str()).collect();
+    assert_eq!(missing, ["channel1"]);
+    let file = host.spec_dir().join("k8s.device-plugin.nvidia.com-imex-channel.json");
+    let spec: spec::Spec = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    assert_eq!(spec.kind, IMEX_KIND);
+    assert_eq!(spec.devices[0].name, "0");
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_named() {
+    let host = Host::new();
+    fs::write(host.spec_dir(), "").unwrap();
+    let error = host.cdi(host.options()).update(&inventory([gpu(0)])).unwrap_err();
+    assert_eq!(error.to_string(), format!("cannot make the folder {}", host.spec_dir().display()));
+}
+
+#[test]
+fn names_are_those_that_nvidias_plugin_answers_with() {
+    assert_eq!(qualified("MIG-1"), "k8s.device-plugin.nvidia.com/gpu=MIG-1");
+    assert_eq!(qualified("0:3"), "k8s.device-plugin.nvidia.com/gpu=0:3");
+    assert_eq!(qualified_imex(0), "k8s.device-plugin.nvidia.com/imex-channel=0");
+}
