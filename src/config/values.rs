@@ -15,7 +15,7 @@ use super::settings::{self, Setting};
 /// Longer values are cut short in messages.
 const SHOWN: usize = 60;
 
-/// The values that were given, by their setting's [id](Setting::id).
+/// The values that were given, by their setting's id.
 #[derive(Debug, Clone, Default)]
 pub struct Values {
     given: BTreeMap<&'static str, Given>,
