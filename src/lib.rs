@@ -29,7 +29,10 @@
 //! | [`kubelet`] | gRPC: a server and a registration per resource, kept alive | call the driver |
 //! | [`devices`] | the inventory as a table, a drawing, JSON or YAML | look anything up |
 //! | [`explain`] | what each strategy makes of a node, whether a pod could run there | decide: it asks `resource` |
-//! | [`app`] | composition | anything else |
+//! | [`cdi`] | CDI specifications: what a container runtime is to do for a device | policy |
+//! | [`explain`] | what each strategy makes of a node, and whether a pod could run there | anything that changes something |
+//! | [`metrics`] | what is counted; `admin` serves it over HTTP | |
+//! | [`app`] | commands, and `serve`, the daemon's composition | anything else |
 //!
 //! # Invariants
 //!
@@ -44,6 +47,7 @@
 //! 8. Every wait has a bound, every retry a back-off, every task an end.
 //! 9. A list is sent when something changed, and a burst of changes as its first and its last.
 
+mod admin;
 pub mod app;
 pub mod cdi;
 pub mod cli;
@@ -54,6 +58,7 @@ pub mod explain;
 mod fixtures;
 pub mod inventory;
 pub mod kubelet;
+pub mod metrics;
 pub mod nvml;
 pub mod resource;
 mod serve;

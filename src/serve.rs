@@ -8,10 +8,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::admin;
 use crate::app::AppError;
 use crate::cdi::Cdi;
 use crate::config::{Changes, Config, ConfigSource};
 use crate::kubelet::{self, Context};
+use crate::metrics::Metrics;
 use crate::nvml::Session;
 use crate::resource::policy::DeviceIdStrategy;
 use crate::supervisor::{self, Inputs, Reload};
@@ -39,9 +41,17 @@ async fn run(mut config: Config, source: &ConfigSource) -> Result<(), AppError> 
     let mut signals =
         Signals::new().map_err(|source| AppError::System { what: "listen for signals", source })?;
     let mut changes = source.watch(&config);
+    let metrics = Metrics::new();
+    if let Some(address) = config.http_address {
+        let listener = admin::bind(address).await;
+        let listener =
+            listener.map_err(|source| AppError::System { what: "listen on --http-address", source })?;
+        // Ends with the runtime.
+        tokio::spawn(admin::serve(listener, metrics.clone()));
+    }
     info!(version = env!("CARGO_PKG_VERSION"), kubelet_socket = %config.kubelet_socket.display(), "starting");
     loop {
-        match round(config, source, &mut changes, &mut signals).await? {
+        match round(config, source, &mut changes, &mut signals, &metrics).await? {
             Ended::Stopped => {
                 info!("stopped");
                 return Ok(());
@@ -62,6 +72,7 @@ async fn round(
     source: &ConfigSource,
     changes: &mut Changes,
     signals: &mut Signals,
+    metrics: &Metrics,
 ) -> Result<Ended, AppError> {
     let stopping = CancellationToken::new();
     let (report_sender, reports) = mpsc::channel(1);
@@ -96,7 +107,7 @@ async fn round(
             Happened::HangUp => session.rescan(),
             Happened::ConfigChanged => {}
         }
-        let Some(next) = reload(source) else { continue };
+        let Some(next) = reload(source, metrics) else { continue };
         if current.needs_restart(&next) {
             break Ended::Restart(Box::new(next));
         }
@@ -113,8 +124,10 @@ async fn round(
 }
 
 /// The configuration as it is now; the last good one stays where it cannot be used.
-fn reload(source: &ConfigSource) -> Option<Config> {
-    match source.load() {
+fn reload(source: &ConfigSource, metrics: &Metrics) -> Option<Config> {
+    let loaded = source.load();
+    metrics.count_reload(loaded.is_ok());
+    match loaded {
         Ok(config) => {
             info!("configuration loaded again");
             warn_of(&config);

@@ -52,6 +52,7 @@ fn value_name(kind: &Kind) -> &'static str {
         Kind::Users => "UIDS",
         Kind::Channels => "IDS",
         Kind::Selectors | Kind::Devices => "DEVICES",
+        Kind::Address => "ADDRESS",
         Kind::Level => "LEVEL",
         Kind::Name => "NAME",
         Kind::Text | Kind::Pattern | Kind::ProfilePattern | Kind::Replicas | Kind::Refused(_) => "TEXT",

@@ -1,5 +1,6 @@
 //! What a value may be: one rule each for flags, variables and the file.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -50,6 +51,8 @@ pub(super) enum Kind {
     Channels,
     /// Devices and profiles.
     Selectors,
+    /// An address to listen on; an empty one counts as none.
+    Address,
     /// A level, or levels per module.
     Level,
     /// A resource's name.
@@ -74,7 +77,7 @@ impl Kind {
 
     /// Whether an empty text counts as none.
     pub(super) fn may_be_empty(&self) -> bool {
-        matches!(self, Self::OptionalPath | Self::File)
+        matches!(self, Self::OptionalPath | Self::File | Self::Address)
     }
 
     /// What is allowed, as the end of the sentence "it is …".
@@ -96,6 +99,10 @@ impl Kind {
             Self::Selectors => {
                 "a UUID (GPU-… or MIG-…), an index (6, or 0:3 for MIG device 3 of GPU 0) or a profile \
                                 (1g.10gb), or several with commas between"
+                    .to_owned()
+            }
+            Self::Address => {
+                "a port behind a colon (:9413), or an IP address and a port (127.0.0.1:9413, [::1]:9413)"
                     .to_owned()
             }
             Self::Level => {
@@ -133,6 +140,7 @@ impl Kind {
             Self::Users => parts(text).all(|part| part.parse::<u32>().is_ok()),
             Self::Channels => parts(text).all(|part| part.parse() == Ok(0_u32)),
             Self::Selectors => parts(text).all(|part| selector(part).is_some()),
+            Self::Address => text.is_empty() || address(text).is_some(),
             Self::Level => text.parse::<Level>().is_ok() || text.parse::<Targets>().is_ok(),
             Self::Pattern => !text.trim().is_empty(),
             Self::ProfilePattern => {
@@ -170,6 +178,12 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
         "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
         _ => None,
     }
+}
+
+/// An address to listen on; without a host it is every one of this machine, by IPv6 and IPv4.
+pub(super) fn address(text: &str) -> Option<SocketAddr> {
+    let whole = if text.starts_with(':') { format!("[::]{text}") } else { text.to_owned() };
+    whole.parse().ok()
 }
 
 /// A time with a unit, or 0.

@@ -10,6 +10,7 @@
 //! A flag wins over the environment, that over the file, and that over the default. What loses is checked too.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -67,6 +68,8 @@ pub struct Config {
     pub socket_names: SocketNames,
     /// Users that may connect to our sockets.
     pub allowed_uids: HashSet<u32>,
+    /// Where metrics are served, if they are; fixed at start.
+    pub http_address: Option<SocketAddr>,
     /// What is dubious, a sentence each: for the log.
     pub warnings: Vec<String>,
     /// The config file as it was read, where there is one.
@@ -221,6 +224,7 @@ impl Merged {
             kubelet_socket,
             socket_names,
             allowed_uids: values.list("allowed-uid", |uid| uid.parse().ok()).chain([0, our_uid]).collect(),
+            http_address: kind::address(values.text("http-address")),
             file: file.seen,
             warnings: file.warnings,
         })

@@ -299,6 +299,13 @@ pub(super) const GROUPS: &[Group] = &[
             .env(&["REMOVAL_GRACE"])
             .or("5s"),
             Setting::new(
+                "http-address",
+                "",
+                Kind::Address,
+                "where metrics are served, at /metrics, such as :9413; where it is not set, nowhere",
+            )
+            .env(&["HTTP_ADDRESS"]),
+            Setting::new(
                 "mps-root",
                 "flags.mpsRoot",
                 Kind::OptionalPath,
