@@ -44,7 +44,7 @@ impl Metrics {
         self.last_reload_successful.set(good.into());
     }
 
-    /// Everything in the OpenMetrics text format.
+    /// Everything in the text format of `OpenMetrics`.
     pub fn text(&self) -> String {
         let mut registry = Registry::with_prefix("mig_device_plugin");
         registry.register("build", "This program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));

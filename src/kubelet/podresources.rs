@@ -24,16 +24,22 @@ pub struct PodResourcesError {
     why: String,
 }
 
+impl PodResourcesError {
+    pub(crate) fn new(socket: &Path, why: impl Into<String>) -> Self {
+        Self { socket: socket.to_owned(), why: why.into() }
+    }
+}
+
 /// The IDs of all devices, of any resource, that containers hold, as they were advertised.
 pub async fn held_devices(socket: &Path) -> Result<HashSet<DeviceId>, PodResourcesError> {
     // tonic's own limits end with an answer's beginning.
-    timeout(2 * LIMIT, ask(socket)).await.unwrap_or_else(|_| {
-        Err(PodResourcesError { socket: socket.to_owned(), why: format!("no answer within {:?}", 2 * LIMIT) })
-    })
+    timeout(2 * LIMIT, ask(socket))
+        .await
+        .unwrap_or_else(|_| Err(PodResourcesError::new(socket, format!("no answer within {:?}", 2 * LIMIT))))
 }
 
 async fn ask(socket: &Path) -> Result<HashSet<DeviceId>, PodResourcesError> {
-    let failed = |why: String| PodResourcesError { socket: socket.to_owned(), why };
+    let failed = |why: String| PodResourcesError::new(socket, why);
     let channel = Endpoint::from_shared(format!("unix:{}", socket.display()))
         .map_err(|error| failed(error.to_string()))?
         .connect_timeout(LIMIT)

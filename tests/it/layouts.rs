@@ -47,16 +47,22 @@ async fn a_slice_that_has_gone_is_unhealthy_before_it_is_left_out() {
     rig.finish().await;
 }
 
-#[tokio::test]
-async fn a_slice_that_a_pod_holds_stays_listed_until_it_is_released() {
+/// A node of two slices, one of which the pod `holder` holds although it has gone.
+async fn held_and_gone(resource: &str) -> (Rig, String) {
     let description = Description::h100s(1).with_mig(0, &["1g.10gb"; 2]);
     let rig = Rig::start(&description, &["--mig-strategy=mixed", "--removal-grace=0"]).await;
-    let resource = mig("1g.10gb");
-    rig.wait_for_counts(&[(&resource, 2)]).await;
-    let held = rig.kubelet.run_pod(pod("holder", &resource)).await.unwrap().ids(&resource)[0].clone();
+    rig.wait_for_counts(&[(resource, 2)]).await;
+    let held = rig.kubelet.run_pod(pod("holder", resource)).await.unwrap().ids(resource)[0].clone();
     let position = rig.node.gpus().unwrap()[0].mig.iter().position(|slice| slice.uuid == held).unwrap();
     rig.node.update(|node| drop(node.gpu(0).layout.remove(position))).unwrap();
-    rig.kubelet.wait_for_devices(&resource, |devices| !devices[&held].healthy).await.unwrap();
+    rig.kubelet.wait_for_devices(resource, |devices| !devices[&held].healthy).await.unwrap();
+    (rig, held)
+}
+
+#[tokio::test]
+async fn a_slice_that_a_pod_holds_stays_listed_until_it_is_released() {
+    let resource = mig("1g.10gb");
+    let (rig, held) = held_and_gone(&resource).await;
     let asked = rig.kubelet.pod_resources_calls();
     wait_until(|| rig.kubelet.pod_resources_calls() > asked, "another look at what pods hold").await;
     assert!(rig.kubelet.devices(&resource).contains_key(&held));
@@ -67,14 +73,8 @@ async fn a_slice_that_a_pod_holds_stays_listed_until_it_is_released() {
 
 #[tokio::test]
 async fn a_kubelet_that_is_away_does_not_make_us_forget_what_its_pods_hold() {
-    let description = Description::h100s(1).with_mig(0, &["1g.10gb"; 2]);
-    let rig = Rig::start(&description, &["--mig-strategy=mixed", "--removal-grace=0"]).await;
     let resource = mig("1g.10gb");
-    rig.wait_for_counts(&[(&resource, 2)]).await;
-    let held = rig.kubelet.run_pod(pod("holder", &resource)).await.unwrap().ids(&resource)[0].clone();
-    let position = rig.node.gpus().unwrap()[0].mig.iter().position(|slice| slice.uuid == held).unwrap();
-    rig.node.update(|node| drop(node.gpu(0).layout.remove(position))).unwrap();
-    rig.kubelet.wait_for_devices(&resource, |devices| !devices[&held].healthy).await.unwrap();
+    let (rig, held) = held_and_gone(&resource).await;
     // Away for longer than an answer is good for.
     rig.kubelet.stop().await.unwrap();
     sleep(Duration::from_secs(6)).await;

@@ -23,6 +23,9 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+mod held;
+
+use self::held::Held;
 use crate::cdi::Cdi;
 use crate::inventory::Inventory;
 use crate::kubelet::{Context, Endpoint, EndpointEvent, PodResourcesError, held_devices};
@@ -40,13 +43,6 @@ const LINGER: Duration = Duration::from_secs(5);
 
 /// How often something that waits to leave is looked at.
 const TICK: Duration = Duration::from_millis(250);
-
-/// How long an answer about what pods hold is good, so that the kubelet is asked gently.
-const HELD_FRESH: Duration = Duration::from_secs(5);
-
-/// How soon an unanswered question is put again, and how many in a row mean that the kubelet cannot be asked here.
-const ASK_AGAIN: Duration = Duration::from_millis(250);
-const GIVE_UP: u32 = 3;
 
 /// All endpoints end within this time at exit, or are left to the end of the process.
 const EXIT_LIMIT: Duration = Duration::from_millis(800);
@@ -138,7 +134,10 @@ pub async fn run(
                 info!(%resource, %device, "a listed device is not what it was; looking at the driver again");
                 rescan();
             }
-            Event::Held(answer) => supervisor.take_held(answer),
+            Event::Held(answer) => {
+                let watched = supervisor.is_watched();
+                supervisor.held.take(answer, watched);
+            }
             Event::Reload(reload) => supervisor.take_reload(*reload),
             Event::Tick => {}
         }
@@ -200,28 +199,6 @@ struct Supervisor {
     held: Held,
     /// Endpoints on their way out.
     stops: HashMap<ResourceName, JoinHandle<()>>,
-}
-
-/// What is known of the devices that pods hold.
-#[derive(Default)]
-struct Held {
-    /// When the last question was put, and whether it is still open.
-    asked: Option<Instant>,
-    waiting: bool,
-    /// The last answer, and when its question was put. It counts until there is another: a kubelet that is restarting
-    /// must not make us forget what its pods hold.
-    devices: HashSet<DeviceId>,
-    answered: Option<Instant>,
-    /// Questions in a row that had no answer while the kubelet followed our lists.
-    failures: u32,
-}
-
-impl Held {
-    /// Whether `id`, which began to leave at `since`, is free as far as can be known.
-    fn lets_go(&self, id: &DeviceId, since: Instant) -> bool {
-        let known = self.answered.is_some_and(|answered| answered > since) || self.failures >= GIVE_UP;
-        known && !self.devices.contains(id)
-    }
 }
 
 impl Supervisor {
@@ -311,27 +288,6 @@ impl Supervisor {
         self.wanted = wanted;
     }
 
-    fn take_held(&mut self, answer: Result<HashSet<DeviceId>, PodResourcesError>) {
-        self.held.waiting = false;
-        match answer {
-            Ok(devices) => {
-                self.held.devices = devices;
-                self.held.answered = self.held.asked;
-                self.held.failures = 0;
-            }
-            // One that is stopping or starting says nothing of whether it can be asked.
-            Err(error) if !self.is_watched() => debug!(%error, "the kubelet is away"),
-            Err(error) => {
-                self.held.failures = self.held.failures.saturating_add(1);
-                if self.held.failures == GIVE_UP {
-                    let grace = self.policy.removal_grace;
-                    warn!(%error, ?grace, "a device that has gone leaves the list by the time since it was last \
-                          handed out, unless the kubelet's last answer says that a pod holds it");
-                }
-            }
-        }
-    }
-
     /// Whether the kubelet follows our lists.
     fn is_watched(&self) -> bool {
         self.endpoints.values().any(Endpoint::is_watched)
@@ -342,21 +298,11 @@ impl Supervisor {
         !self.leaving_since.is_empty() || !self.empty_since.is_empty()
     }
 
-    /// The socket to ask, when a device waits for nothing else than to be let go by its pod.
+    /// The socket to ask, when a device waits to be let go by its pod.
     fn wants_to_know_held(&mut self) -> Option<PathBuf> {
         let newest = *self.leaving_since.values().max()?;
-        let settled =
-            self.held.answered.is_some_and(|answered| answered > newest) || self.held.failures >= GIVE_UP;
-        let pause = if settled { HELD_FRESH } else { ASK_AGAIN };
-        if self.held.asked.is_some_and(|asked| asked.elapsed() < pause)
-            || self.held.waiting
-            || !self.is_watched()
-        {
-            return None;
-        }
-        self.held.waiting = true;
-        self.held.asked = Some(Instant::now());
-        Some(self.policy.pod_resources_socket.clone())
+        let ask = self.is_watched() && self.held.ask(newest);
+        ask.then(|| self.policy.pod_resources_socket.clone())
     }
 
     fn apply(&mut self) {

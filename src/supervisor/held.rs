@@ -1,0 +1,126 @@
+//! What is known of the devices that pods hold, as the kubelet tells it when asked.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, warn};
+
+use crate::kubelet::PodResourcesError;
+use crate::resource::DeviceId;
+
+/// How long an answer about what pods hold is good, so that the kubelet is asked gently.
+const HELD_FRESH: Duration = Duration::from_secs(5);
+
+/// How soon an unanswered question is put again, and how many in a row mean that the kubelet cannot be asked here.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+const GIVE_UP: u32 = 3;
+
+/// Questions, answers, and what follows from them.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// When the last question was put, and whether it is still open.
+    asked: Option<Instant>,
+    waiting: bool,
+    /// The last answer, and when its question was put. It counts until there is another: a kubelet that is restarting
+    /// must not make us forget what its pods hold.
+    devices: HashSet<DeviceId>,
+    answered: Option<Instant>,
+    /// Questions in a row that had no answer while the kubelet followed our lists.
+    failures: u32,
+}
+
+impl Held {
+    /// Whether it is time for a question, about devices of which the last began to leave at `newest`. If so, it counts
+    /// as put, and its answer goes to [`Held::take`].
+    pub(super) fn ask(&mut self, newest: Instant) -> bool {
+        let settled = self.answered.is_some_and(|answered| answered > newest) || self.failures >= GIVE_UP;
+        let pause = if settled { HELD_FRESH } else { ASK_AGAIN };
+        if self.waiting || self.asked.is_some_and(|asked| asked.elapsed() < pause) {
+            return false;
+        }
+        self.waiting = true;
+        self.asked = Some(Instant::now());
+        true
+    }
+
+    /// Takes an answer. `watched`: whether the kubelet follows our lists; one that is stopping or starting says nothing
+    /// of whether it can be asked.
+    pub(super) fn take(&mut self, answer: Result<HashSet<DeviceId>, PodResourcesError>, watched: bool) {
+        self.waiting = false;
+        match answer {
+            Ok(devices) => {
+                self.devices = devices;
+                self.answered = self.asked;
+                self.failures = 0;
+            }
+            Err(error) if !watched => debug!(%error, "the kubelet is away"),
+            Err(error) => {
+                self.failures = self.failures.saturating_add(1);
+                if self.failures == GIVE_UP {
+                    warn!(%error, "a device that has gone leaves the list by the time since it was last handed out \
+                          (--removal-grace), unless the kubelet's last answer says that a pod holds it");
+                }
+            }
+        }
+    }
+
+    /// Whether `id`, which began to leave at `since`, is free as far as can be known.
+    pub(super) fn lets_go(&self, id: &DeviceId, since: Instant) -> bool {
+        let known = self.answered.is_some_and(|answered| answered > since) || self.failures >= GIVE_UP;
+        known && !self.devices.contains(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> DeviceId {
+        DeviceId(text.to_owned())
+    }
+
+    fn failure() -> Result<HashSet<DeviceId>, PodResourcesError> {
+        Err(PodResourcesError::new("/nonexistent".as_ref(), "nobody is there"))
+    }
+
+    #[test]
+    fn nothing_leaves_before_the_kubelet_was_asked_about_it() {
+        let mut held = Held::default();
+        let since = Instant::now();
+        assert!(!held.lets_go(&id("a"), since));
+        assert!(held.ask(since));
+        assert!(!held.ask(since), "one question at a time");
+        held.take(Ok([id("a")].into()), true);
+        assert!(!held.lets_go(&id("a"), since), "a pod holds it");
+        assert!(held.lets_go(&id("b"), since));
+        assert!(!held.lets_go(&id("b"), Instant::now()), "the answer is older than the question would be");
+        assert!(!held.ask(since), "an answer is good for a while");
+    }
+
+    #[test]
+    fn time_alone_decides_only_after_several_questions_in_vain() {
+        let mut held = Held::default();
+        let since = Instant::now();
+        for n in 1..=GIVE_UP {
+            assert!(!held.lets_go(&id("a"), since), "after {n} questions");
+            held.take(failure(), true);
+        }
+        assert!(held.lets_go(&id("a"), since));
+    }
+
+    #[test]
+    fn a_kubelet_that_is_away_makes_nothing_leave() {
+        let mut held = Held::default();
+        let since = Instant::now();
+        assert!(held.ask(since));
+        held.take(Ok([id("a")].into()), true);
+        for _ in 0..10 {
+            held.take(failure(), false);
+        }
+        assert!(!held.lets_go(&id("a"), since));
+        for _ in 0..10 {
+            held.take(failure(), true);
+        }
+        assert!(!held.lets_go(&id("a"), since), "the last answer counts");
+    }
+}
