@@ -44,6 +44,10 @@ const LINGER: Duration = Duration::from_secs(5);
 /// How often something that waits to leave is looked at.
 const TICK: Duration = Duration::from_millis(250);
 
+/// How soon a CDI specification that is not complete, or could not be written, is tried again: what it lacks may be in
+/// places that the driver's thread does not look at.
+const CDI_AGAIN: Duration = Duration::from_secs(5);
+
 /// All endpoints end within this time at exit, or are left to the end of the process.
 const EXIT_LIMIT: Duration = Duration::from_millis(800);
 
@@ -139,7 +143,7 @@ pub async fn run(
                 supervisor.held.take(answer, watched);
             }
             Event::Reload(reload) => supervisor.take_reload(*reload),
-            Event::Tick => {}
+            Event::Tick => supervisor.try_again(),
         }
         supervisor.apply();
         if let Some(socket) = supervisor.wants_to_know_held() {
@@ -157,8 +161,8 @@ pub async fn run(
     ended
 }
 
-/// Brings the CDI specification up to date, and marks the devices that are not in it.
-fn mark_incomplete(wanted: &mut ResourceSet, cdi: &mut Cdi, inventory: &Inventory) {
+/// Brings the CDI specification up to date, and marks the devices that are not in it. Whether all of them are.
+fn mark_incomplete(wanted: &mut ResourceSet, cdi: &mut Cdi, inventory: &Inventory) -> bool {
     let update = cdi.update(inventory);
     if let Ok(update) = &update
         && update.written
@@ -182,12 +186,15 @@ fn mark_incomplete(wanted: &mut ResourceSet, cdi: &mut Cdi, inventory: &Inventor
         };
         device.reasons.extend(reason.map(Reason::Incomplete));
     }
+    update.is_ok_and(|update| update.incomplete.is_empty())
 }
 
 struct Supervisor {
     policy: Policy,
     context: Context,
     cdi: Cdi,
+    /// When the specification is tried again, where it is not complete.
+    cdi_again: Option<Instant>,
     inventory: Option<Inventory>,
     /// Why there is no driver, while there is none.
     no_driver: Option<String>,
@@ -207,6 +214,7 @@ impl Supervisor {
             policy,
             context,
             cdi,
+            cdi_again: None,
             inventory: None,
             no_driver: None,
             wanted: ResourceSet::default(),
@@ -265,14 +273,20 @@ impl Supervisor {
         self.resolve();
     }
 
+    fn try_again(&mut self) {
+        if self.cdi_again.is_some_and(|at| at <= Instant::now()) {
+            self.resolve();
+        }
+    }
+
     /// Works out what should be offered, from everything that is known. The CDI specification comes first: the kubelet
     /// must not hear of a device that a container runtime cannot resolve.
     fn resolve(&mut self) {
         let Some(inventory) = &self.inventory else { return };
         let mut wanted = resolve(inventory, &self.policy.offer);
-        if self.context.rules.strategies.iter().any(|strategy| strategy.is_cdi()) {
-            mark_incomplete(&mut wanted, &mut self.cdi, inventory);
-        }
+        let by_cdi = self.context.rules.strategies.iter().any(|strategy| strategy.is_cdi());
+        let complete = !by_cdi || mark_incomplete(&mut wanted, &mut self.cdi, inventory);
+        self.cdi_again = (!complete).then(|| Instant::now() + CDI_AGAIN);
         for withheld in wanted.withheld.iter().filter(|withheld| !self.wanted.withheld.contains(withheld)) {
             warn!(index = withheld.index, device = %withheld.id, reason = withheld.reason, "withheld");
         }
@@ -295,7 +309,7 @@ impl Supervisor {
 
     /// Whether something is on its way out and needs to be looked at again.
     fn is_waiting(&self) -> bool {
-        !self.leaving_since.is_empty() || !self.empty_since.is_empty()
+        !self.leaving_since.is_empty() || !self.empty_since.is_empty() || self.cdi_again.is_some()
     }
 
     /// The socket to ask, when a device waits to be let go by its pod.

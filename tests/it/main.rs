@@ -10,6 +10,7 @@
 )]
 
 mod allocation;
+mod cdi;
 mod command_line;
 mod config;
 mod driver;
