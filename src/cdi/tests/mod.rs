@@ -1,4 +1,4 @@
-//! The room as a whole: on a folder that stands for a node, against a recording, and through CDI's own code.
+//! The room as a whole: on a folder that stands for a node, and against a recording.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -8,7 +8,6 @@ use tempfile::TempDir;
 use super::*;
 use crate::fixtures::{gpu, mig_gpu, node, present};
 
-mod conformance;
 mod recording;
 
 pub(super) const VERSION: &str = "570.124.06";
