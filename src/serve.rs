@@ -57,10 +57,10 @@ async fn run(mut config: Config, source: &ConfigSource) -> Result<(), AppError> 
                 return Ok(());
             }
             Ended::Restart(next) => {
-                info!(
-                    "the new configuration moves the driver's or the kubelet's place: starting over with it"
-                );
+                info!("the new configuration changes what is fixed while the parts run: starting over");
                 config = *next;
+                // That counts at the program's own start only: a driver that is away just now is waited for.
+                config.policy.fail_on_init_error = false;
             }
         }
     }

@@ -70,10 +70,11 @@ impl File {
 
 /// At most one byte more than is allowed.
 pub(super) fn bytes(path: &Path) -> std::io::Result<Vec<u8>> {
-    let file = fs::File::open(path)?;
-    if !file.metadata()?.is_file() {
+    // Before it is opened: opening a pipe waits for somebody to write into it.
+    if !fs::metadata(path)?.is_file() {
         return Err(std::io::Error::other("it is no file"));
     }
+    let file = fs::File::open(path)?;
     let mut bytes = Vec::new();
     file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)

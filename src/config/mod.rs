@@ -190,6 +190,12 @@ impl Merged {
             Some(Err(error)) => self.mistake("kubelet-socket", &error.to_string()),
             None => self.mistake("kubelet-socket", "it has to be a file's path"),
         };
+        if self.values.text("device-list-strategy").trim().is_empty() {
+            self.mistake::<()>(
+                "device-list-strategy",
+                "a container has to be told of its devices by at least one",
+            );
+        }
         let Self { values, file, mistakes } = self;
         ConfigError::of(mistakes)?;
         let socket_names = socket_names.ok_or_else(|| ConfigError { mistakes: Vec::new() })?;
@@ -198,6 +204,9 @@ impl Merged {
             Some(true) => DeviceSpecs::Required,
             Some(false) => DeviceSpecs::Omitted,
         };
+        let rules = rules(&values, device_specs);
+        // A CDI specification has the numbers of nodes that are not there yet.
+        let only_cdi = rules.strategies.iter().all(|strategy| strategy.is_cdi());
         let policy = Policy {
             offer: OfferPolicy {
                 strategy: match values.text("mig-strategy") {
@@ -205,7 +214,7 @@ impl Merged {
                     "mixed" => MigStrategy::Mixed,
                     _ => MigStrategy::None,
                 },
-                device_specs,
+                device_specs: if only_cdi { DeviceSpecs::Omitted } else { device_specs },
                 gpus: file.offer.gpus,
                 mig: file.offer.mig,
                 time_slicing: file.offer.time_slicing,
@@ -219,7 +228,7 @@ impl Merged {
             paths: roots(&values),
             rescan_interval: Some(values.duration("rescan-interval")).filter(|interval| !interval.is_zero()),
             policy,
-            rules: rules(&values, device_specs),
+            rules,
             cdi: cdi(&values),
             kubelet_socket,
             socket_names,

@@ -10,7 +10,7 @@ const TOP: &str = "\
 This page is printed by `mig-device-plugin config reference`; a test compares them.
 
 A value comes from its flag, or else from its environment variable, or else from the config file, or else it is the default.
-What loses is checked all the same.
+A file is checked as a whole, also where a flag or a variable wins.
 An environment variable that is empty counts as one that is not set.
 `mig-device-plugin config show` prints the merged configuration and where each value comes from, and `mig-device-plugin config check FILE` checks a file.
 

@@ -44,8 +44,9 @@ const LINGER: Duration = Duration::from_secs(5);
 /// How often something that waits to leave is looked at.
 const TICK: Duration = Duration::from_millis(250);
 
-/// How soon a CDI specification that is not complete, or could not be written, is tried again: what it lacks may be in
-/// places that the driver's thread does not look at.
+/// How often the CDI specification is looked after, and how soon one that is not complete or could not be written:
+/// what it consists of is in places that the driver's thread does not look at.
+const CDI_LOOK: Duration = Duration::from_secs(10);
 const CDI_AGAIN: Duration = Duration::from_secs(5);
 
 /// All endpoints end within this time at exit, or are left to the end of the process.
@@ -116,7 +117,7 @@ pub async fn run(
     let mut supervisor = Supervisor::new(policy, context, cdi);
     let (held_sender, mut held) = mpsc::channel(1);
     let ended = loop {
-        let ticking = supervisor.is_waiting();
+        let pause = supervisor.pause();
         let event = tokio::select! {
             () = stopping.cancelled() => break Ok(()),
             report = inputs.reports.recv() => match report {
@@ -126,7 +127,7 @@ pub async fn run(
             Some(event) = inputs.endpoints.recv() => Event::Stale(event),
             Some(reload) = inputs.reloads.recv() => Event::Reload(Box::new(reload)),
             Some(answer) = held.recv() => Event::Held(answer),
-            () = sleep(TICK), if ticking => Event::Tick,
+            () = sleep(pause.unwrap_or_default()), if pause.is_some() => Event::Tick,
         };
         match event {
             Event::Report(report) => {
@@ -193,7 +194,7 @@ struct Supervisor {
     policy: Policy,
     context: Context,
     cdi: Cdi,
-    /// When the specification is tried again, where it is not complete.
+    /// When the specification is looked after again, where there is one.
     cdi_again: Option<Instant>,
     inventory: Option<Inventory>,
     /// Why there is no driver, while there is none.
@@ -286,7 +287,7 @@ impl Supervisor {
         let mut wanted = resolve(inventory, &self.policy.offer);
         let by_cdi = self.context.rules.strategies.iter().any(|strategy| strategy.is_cdi());
         let complete = !by_cdi || mark_incomplete(&mut wanted, &mut self.cdi, inventory);
-        self.cdi_again = (!complete).then(|| Instant::now() + CDI_AGAIN);
+        self.cdi_again = by_cdi.then(|| Instant::now() + if complete { CDI_LOOK } else { CDI_AGAIN });
         for withheld in wanted.withheld.iter().filter(|withheld| !self.wanted.withheld.contains(withheld)) {
             warn!(index = withheld.index, device = %withheld.id, reason = withheld.reason, "withheld");
         }
@@ -307,9 +308,12 @@ impl Supervisor {
         self.endpoints.values().any(Endpoint::is_watched)
     }
 
-    /// Whether something is on its way out and needs to be looked at again.
-    fn is_waiting(&self) -> bool {
-        !self.leaving_since.is_empty() || !self.empty_since.is_empty() || self.cdi_again.is_some()
+    /// How long nothing needs to be looked at; `None`: for ever.
+    fn pause(&self) -> Option<Duration> {
+        if !self.leaving_since.is_empty() || !self.empty_since.is_empty() {
+            return Some(TICK);
+        }
+        self.cdi_again.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
     /// The socket to ask, when a device waits to be let go by its pod.

@@ -188,3 +188,25 @@ async fn strategies_change_under_load() {
     assert!(given > 100 && refused > 0, "{given} given, {refused} refused");
     rig.finish().await;
 }
+
+#[tokio::test]
+async fn a_change_that_starts_all_parts_over_does_not_end_the_plugin_while_the_driver_is_away() {
+    let content = |interval: &str| {
+        format!("{}  plugin:\n    removalGrace: 1s\n    cdiSpecDir: {interval}\n", strategy("mixed"))
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+    let cdi = "--device-list-strategy=cdi-cri";
+    let (_dir, mut mount, mut rig) = start(&content(a.to_str().unwrap()), &[cdi]).await;
+    rig.wait_for_counts(&[(&mig("1g.10gb"), 14)]).await;
+    rig.node.update(|node| node.driver = fake_nvml::DriverState::NotLoaded).unwrap();
+    rig.plugin.wait_for_log(&["no driver"]).await;
+    mount.write(&content(b.to_str().unwrap()));
+    rig.plugin.wait_for_log(&["starting over"]).await;
+    sleep(Duration::from_millis(500)).await;
+    assert!(rig.plugin.is_running());
+    rig.node.update(|node| node.driver = fake_nvml::DriverState::Loaded).unwrap();
+    rig.wait_for_counts(&[(&mig("1g.10gb"), 14)]).await;
+    assert!(b.join("k8s.device-plugin.nvidia.com-gpu.json").exists());
+    rig.finish().await;
+}

@@ -36,6 +36,7 @@ pub fn preferred(
         .take(size)
         .cloned()
         .collect();
+    let shared = devices.iter().any(|device| device.replica.is_some());
     let mut items = items(devices, &available, &seen);
     let numa_nodes: BTreeSet<u32> =
         items.iter().filter(|item| item.picked > 0).filter_map(|item| item.numa_node).collect();
@@ -45,7 +46,13 @@ pub fn preferred(
         else {
             break;
         };
-        for position in round(&items, least, &numa_nodes, size - answer.len(), policy) {
+        let needed = size - answer.len();
+        let chosen = if shared {
+            shared_round(&items, least, &numa_nodes, needed, policy)
+        } else {
+            round(&items, least, &numa_nodes, needed, policy)
+        };
+        for position in chosen {
             let item = &mut items[position];
             item.picked += 1;
             answer.extend(item.free.pop().map(str::to_owned));
@@ -95,6 +102,33 @@ fn items<'a>(devices: &'a [Device], available: &HashSet<&str>, included: &HashSe
     items
 }
 
+/// The same where devices are shared: it is the device that counts, and its GPU only where devices are used alike.
+fn shared_round(
+    items: &[Item<'_>],
+    picked: usize,
+    numa_nodes: &BTreeSet<u32>,
+    needed: usize,
+    policy: AllocationPolicy,
+) -> Vec<usize> {
+    let mut gpus: HashMap<u32, usize> = HashMap::new();
+    for item in items {
+        *gpus.entry(item.gpu).or_default() += item.used + item.picked;
+    }
+    let is_far = |item: &Item<'_>| {
+        !numa_nodes.is_empty() && !item.numa_node.is_some_and(|node| numa_nodes.contains(&node))
+    };
+    let pack = policy == AllocationPolicy::Packed;
+    let rank = |used: usize| if pack { usize::MAX - used } else { used };
+    let free = items.iter().enumerate().filter(|(_, item)| item.picked == picked && !item.free.is_empty());
+    let mut positions: Vec<usize> = free.map(|(position, _)| position).collect();
+    positions.sort_by_key(|position| {
+        let item = &items[*position];
+        (is_far(item), rank(item.used), rank(gpus[&item.gpu]), *position)
+    });
+    positions.truncate(needed);
+    positions
+}
+
 /// The positions of up to `needed` devices of which this request has `picked` replicas so far.
 fn round(
     items: &[Item<'_>],
@@ -111,13 +145,6 @@ fn round(
         if item.picked == picked && !item.free.is_empty() {
             pool.free.push(position);
         }
-    }
-    let pack_replicas = policy == AllocationPolicy::Packed;
-    for pool in pools.values_mut() {
-        pool.free.sort_by_key(|position| {
-            let used = items[*position].used;
-            (if pack_replicas { usize::MAX - used } else { used }, *position)
-        });
     }
     let pools: Vec<_> = pools.into_values().filter(|pool| !pool.free.is_empty()).collect();
     let spread = policy == AllocationPolicy::Distributed;

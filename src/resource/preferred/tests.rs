@@ -154,6 +154,16 @@ fn packed_replicas_fill_the_device_that_is_used_most_and_distributed_ones_the_le
 }
 
 #[test]
+fn it_is_the_device_that_counts_for_replicas_and_not_its_gpu() {
+    // GPU 0 has a slice that nobody uses beside one that is used; GPU 1's only slice is used by two.
+    let used = ["0:0::0", "1:0::0", "1:0::1"];
+    let one = |policy| choose_replicas(&[2, 1], &used, &[], 1, policy);
+    assert_eq!(one(AllocationPolicy::Distributed), replica_ids(&["0:1::0"]));
+    assert_eq!(one(AllocationPolicy::Unset), replica_ids(&["0:1::0"]));
+    assert_eq!(one(AllocationPolicy::Packed), replica_ids(&["1:0::2"]));
+}
+
+#[test]
 fn ten_thousand_replicas_are_chosen_from_without_trouble() {
     let name = ResourceName::gpu();
     let shared = SharedResource { name, rename: None, devices: DeviceSelection::All, replicas: 1_250 };

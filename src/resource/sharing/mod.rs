@@ -9,12 +9,23 @@ const SHARED: &str = ".shared";
 /// Replaces the devices that `sharing` names by their replicas.
 pub(super) fn share(set: &mut ResourceSet, sharing: &TimeSlicing) {
     for shared in &sharing.resources {
-        // A node has only some of the resources that one file for all nodes names.
-        let Some(devices) = set.resources.remove(&shared.name) else { continue };
+        // A node has only some of the resources that one file for all nodes names; but it may be a slip, too.
+        let Some(devices) = set.resources.remove(&shared.name) else {
+            set.warnings
+                .push(format!("sharing.timeSlicing: {}: this node has no such resource", shared.name));
+            continue;
+        };
         let (chosen, whole) = select(devices, &shared.devices, |what| {
             set.warnings.push(format!("sharing.timeSlicing: {}: {what}", shared.name));
         });
         let name = shared_name(shared, sharing, &mut set.warnings);
+        if name != shared.name && set.resources.contains_key(&name) {
+            set.warnings.push(format!(
+                "sharing.timeSlicing: {}: its replicas are offered as {name}, which other devices are offered as too: a \
+                 pod cannot tell them apart",
+                shared.name
+            ));
+        }
         let replicas = chosen.iter().flat_map(|device| {
             (0..shared.replicas).map(|number| replica(device, number, sharing.fail_requests_greater_than_one))
         });

@@ -90,9 +90,18 @@ fn what_a_node_does_not_have_is_told_and_costs_nothing() {
         lists(&set),
         [("nvidia.com/gpu", vec!["GPU-1::0", "GPU-1::1"]), (SLICES, vec!["MIG-0-7-0", "MIG-0-8-0"])]
     );
-    assert_eq!(set.warnings.len(), 3, "{:?}", set.warnings);
+    assert_eq!(set.warnings.len(), 4, "{:?}", set.warnings);
+    assert!(set.warnings[3].contains("mig-7g.80gb: this node has no such resource"));
     assert!(set.warnings[0].contains("5:0") && set.warnings[1].contains("MIG-x"));
     assert!(set.warnings[2].contains("4 devices") && set.warnings[2].contains("there are 1"));
+}
+
+#[test]
+fn replicas_that_meet_other_devices_under_one_name_are_told() {
+    let mut sharing = with(vec![shared(SLICES, DeviceSelection::All, 2)]);
+    sharing.resources[0].rename = Some(ResourceName::gpu());
+    let set = offered(sharing);
+    assert!(set.warnings[0].contains("cannot tell them apart"), "{:?}", set.warnings);
 }
 
 #[test]
