@@ -2,7 +2,12 @@ use super::*;
 use crate::fixtures::{gpu, mig_device, mig_gpu, node};
 
 fn left_out(gpu: u32, mig_device: Option<u32>) -> Problem {
-    Problem { gpu, mig_device, reason: "it does not answer".to_owned(), left_out: true }
+    Problem {
+        gpu,
+        mig_device,
+        reason: Trouble::unreadable("it does not answer"),
+        left_out: true,
+    }
 }
 
 fn with_problems(mut inventory: Inventory, problems: Vec<Problem>) -> Inventory {
@@ -16,7 +21,7 @@ fn a_gpu_that_does_not_answer_is_kept_and_marked() {
     let now = with_problems(node([mig_gpu(0, &["1g.10gb"]), gpu(2)]), vec![left_out(1, None)]);
     let kept = now.with_unreadable_from(&before);
     assert_eq!(kept.gpus.iter().map(|gpu| gpu.index).collect::<Vec<_>>(), [0, 1, 2]);
-    assert_eq!(kept.gpus[1].problem.as_deref(), Some("it does not answer"));
+    assert_eq!(kept.gpus[1].problem, Some(Trouble::unreadable("it does not answer")));
     assert_eq!(kept.gpus[1].mig_devices, before.gpus[1].mig_devices);
     // And again, from what was kept: it stays until it answers.
     let now = with_problems(node([gpu(0), gpu(2)]), vec![left_out(1, None)]);
@@ -33,7 +38,7 @@ fn a_mig_device_that_does_not_answer_is_kept_and_marked() {
     let kept = now.with_unreadable_from(&before);
     let devices = &kept.gpus[0].mig_devices;
     assert_eq!(devices.iter().map(|device| device.index).collect::<Vec<_>>(), [0, 1, 2]);
-    assert_eq!(devices[1].problem.as_deref(), Some("it does not answer"));
+    assert_eq!(devices[1].problem, Some(Trouble::unreadable("it does not answer")));
     assert!(devices[1].is_same(&before.gpus[0].mig_devices[1]));
 }
 

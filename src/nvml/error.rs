@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper_sys::bindings as sys;
 
+use crate::inventory::{Trouble, TroubleKind};
+
 /// The driver as a whole is not to be had. One GPU that does not answer is no such error: it stands in
 /// [`Inventory::problems`](crate::inventory::Inventory::problems).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -139,6 +141,12 @@ impl CallError {
             sys::nvmlReturn_enum_NVML_ERROR_GPU_IS_LOST,
             sys::nvmlReturn_enum_NVML_ERROR_RESET_REQUIRED,
         ])
+    }
+
+    /// What it means for the GPU or MIG device that was asked about.
+    pub(super) fn trouble(&self) -> Trouble {
+        let kind = if self.gpu_is_gone() { TroubleKind::Lost } else { TroubleKind::Unreadable };
+        Trouble { kind, text: self.to_string() }
     }
 
     /// The driver, being old or this process having no privileges, does not answer this question: an

@@ -137,9 +137,9 @@ fn log_new_problems(known: &[Problem], problems: &[Problem]) {
     for problem in problems.iter().filter(|problem| !known.contains(problem)) {
         let Problem { gpu, mig_device, reason, left_out } = problem;
         if *left_out {
-            tracing::warn!(gpu, mig_device, reason, "left out");
+            tracing::warn!(gpu, mig_device, %reason, "left out");
         } else {
-            tracing::warn!(gpu, mig_device, reason, "incomplete");
+            tracing::warn!(gpu, mig_device, %reason, "incomplete");
         }
     }
 }

@@ -4,8 +4,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
-use crate::inventory::{DeviceNode, Gpu, MigDevice};
+use humantime::format_rfc3339_seconds;
+
+use crate::health::EventKind;
+use crate::inventory::{DeviceNode, Gpu, MigDevice, RecoveryAction, Trouble, TroubleKind};
 
 pub mod allocate;
 pub mod ledger;
@@ -87,7 +91,7 @@ impl Device {
             numa_node: gpu.numa_node,
             nodes: vec![gpu.node.clone()],
             access_file: None,
-            reasons: gpu.problem.clone().map(Reason::Unreadable).into_iter().collect(),
+            reasons: gpu.problem.clone().map(Reason::from).into_iter().collect(),
         }
     }
 
@@ -104,7 +108,7 @@ impl Device {
             numa_node: gpu.numa_node,
             nodes: std::iter::once(gpu.node.clone()).chain(caps.into_iter().flatten().cloned()).collect(),
             access_file: mig.access_file.clone(),
-            reasons: problems.into_iter().flatten().cloned().map(Reason::Unreadable).collect(),
+            reasons: problems.into_iter().flatten().cloned().map(Reason::from).collect(),
         }
     }
 }
@@ -140,8 +144,18 @@ impl fmt::Display for DeviceId {
 pub enum Reason {
     /// The driver no longer has it; it stays listed until nobody can be using the entry.
     Gone,
+    /// Its GPU has fallen off the bus or needs a reset; the text has NVML's words.
+    Lost(String),
+    /// A call about it does not come back; the text says which.
+    NoAnswer(String),
     /// The driver could not be asked about it; the text has NVML's words.
     Unreadable(String),
+    /// The driver reported a critical error on it, or on its GPU as a whole.
+    Event(EventKind, SystemTime),
+    /// Its GPU cannot be used again before this was done.
+    RecoveryAction(RecoveryAction),
+    /// Somebody sent SIGUSR1: the driver is left alone until SIGUSR2.
+    OnHold,
     /// There is no driver to ask; the text says why.
     NoDriver(String),
     /// Device nodes that a container needs are not there, and the configuration insists on them.
@@ -152,11 +166,45 @@ pub enum Reason {
     Incomplete(String),
 }
 
+impl Reason {
+    /// One word for metrics; there are few.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Lost(_) => "lost",
+            Self::NoAnswer(_) => "no_answer",
+            Self::Unreadable(_) => "unreadable",
+            Self::Event(kind, _) => kind.word(),
+            Self::RecoveryAction(_) => "recovery_action",
+            Self::OnHold => "on_hold",
+            Self::NoDriver(_) => "no_driver",
+            Self::NodesMissing(_) => "nodes_missing",
+            Self::WithheldByConfig(_) => "withheld_by_config",
+            Self::Incomplete(_) => "incomplete",
+        }
+    }
+}
+
+impl From<Trouble> for Reason {
+    fn from(trouble: Trouble) -> Self {
+        match trouble.kind {
+            TroubleKind::Lost => Self::Lost(trouble.text),
+            TroubleKind::NoAnswer => Self::NoAnswer(trouble.text),
+            TroubleKind::Unreadable => Self::Unreadable(trouble.text),
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gone => f.write_str("the driver no longer has this device"),
+            Self::Lost(why) => write!(f, "lost: {why}"),
+            Self::NoAnswer(why) => write!(f, "does not answer: {why}"),
             Self::Unreadable(why) => write!(f, "cannot be read: {why}"),
+            Self::Event(kind, at) => write!(f, "{kind} at {}", format_rfc3339_seconds(*at)),
+            Self::RecoveryAction(action) => write!(f, "the driver asks for {action}"),
+            Self::OnHold => f.write_str("on hold: SIGUSR1 was sent, and SIGUSR2 goes on"),
             Self::NoDriver(why) => write!(f, "no driver: {why}"),
             Self::NodesMissing(nodes) => {
                 let nodes: Vec<_> = nodes.iter().map(|node| node.display().to_string()).collect();
