@@ -212,6 +212,7 @@ impl From<AllocateError> for Status {
             | AllocateError::SeveralReplicas { .. } => Self::invalid_argument(text),
             AllocateError::Unhealthy { .. }
             | AllocateError::Gone { .. }
+            | AllocateError::Changed { .. }
             | AllocateError::ChannelMissing { .. }
             | AllocateError::NodeMissing { .. } => Self::failed_precondition(text),
         }

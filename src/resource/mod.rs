@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use humantime::format_rfc3339_seconds;
@@ -42,8 +42,6 @@ pub struct Device {
     pub numa_node: Option<u32>,
     /// The nodes that are this device's own: the GPU's, and for a slice its two capabilities'.
     pub nodes: Vec<DeviceNode>,
-    /// The capability file that vanishes with the slice.
-    pub access_file: Option<PathBuf>,
     /// Why it is unhealthy; a device is healthy when there is no reason.
     pub reasons: Vec<Reason>,
 }
@@ -75,6 +73,11 @@ impl Device {
         }
     }
 
+    /// The capability file that vanishes with the slice.
+    pub fn access_file(&self) -> Option<&Path> {
+        self.mig.as_ref()?.access_file.as_deref()
+    }
+
     /// The reasons in one line.
     pub fn reasons_text(&self) -> String {
         self.reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
@@ -90,7 +93,6 @@ impl Device {
             mig: None,
             numa_node: gpu.numa_node,
             nodes: vec![gpu.node.clone()],
-            access_file: None,
             reasons: gpu.problem.clone().map(Reason::from).into_iter().collect(),
         }
     }
@@ -107,7 +109,6 @@ impl Device {
             mig: Some(mig.clone()),
             numa_node: gpu.numa_node,
             nodes: std::iter::once(gpu.node.clone()).chain(caps.into_iter().flatten().cloned()).collect(),
-            access_file: mig.access_file.clone(),
             reasons: problems.into_iter().flatten().cloned().map(Reason::from).collect(),
         }
     }
