@@ -47,6 +47,31 @@ pub struct Device {
 }
 
 impl Device {
+    /// A device of which only the ID is known: a pod has held it since before this program was started, and the driver
+    /// does not have it.
+    pub fn known_by_id(id: DeviceId) -> Self {
+        let (uuid, replica) = match id.0.split_once("::") {
+            Some((uuid, number)) => (uuid, number.parse().ok().map(|number| Replica { number, alone: false })),
+            None => (id.as_str(), None),
+        };
+        Self {
+            uuid: uuid.to_owned(),
+            replica,
+            gpu_index: u32::MAX,
+            gpu_uuid: String::new(),
+            mig: None,
+            numa_node: None,
+            nodes: Vec::new(),
+            reasons: vec![Reason::Gone],
+            id,
+        }
+    }
+
+    /// Whether nothing but its ID is known.
+    pub fn is_known_by_id_only(&self) -> bool {
+        self.gpu_uuid.is_empty()
+    }
+
     /// Whether it may be handed out.
     pub fn is_healthy(&self) -> bool {
         self.reasons.is_empty()
@@ -68,6 +93,7 @@ impl Device {
     /// `0` for a GPU, `0:3` for a MIG device: how people and logs name it besides the UUID.
     pub fn index(&self) -> String {
         match &self.mig {
+            None if self.is_known_by_id_only() => "?".to_owned(),
             None => self.gpu_index.to_string(),
             Some(mig) => format!("{}:{}", self.gpu_index, mig.index),
         }
@@ -240,14 +266,15 @@ pub struct ResourceSet {
 }
 
 impl ResourceSet {
-    /// The same devices, all unhealthy for `reason`: what is known when the driver has gone.
-    #[must_use]
-    pub fn all_unhealthy(&self, reason: &Reason) -> Self {
-        let mut set = self.clone();
-        for device in set.resources.values_mut().flatten() {
-            device.reasons = vec![reason.clone()];
+    /// Adds what `reasons` says of each device, and nothing twice.
+    pub fn mark(&mut self, reasons: impl Fn(&Device) -> Vec<Reason>) {
+        for device in self.resources.values_mut().flatten() {
+            for reason in reasons(device) {
+                if !device.reasons.contains(&reason) {
+                    device.reasons.push(reason);
+                }
+            }
         }
-        set
     }
 }
 
