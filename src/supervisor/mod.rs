@@ -230,7 +230,7 @@ impl Supervisor {
 
     fn take_report(&mut self, report: Report) -> Result<(), SupervisorError> {
         match report {
-            Report::Inventory(inventory) => self.take_inventory(inventory),
+            Report::Inventory { inventory, .. } => self.take_inventory(inventory),
             Report::NoDriver(error) if self.inventory.is_none() && self.policy.fail_on_init_error => {
                 return Err(SupervisorError::NoDriver(error));
             }
@@ -238,6 +238,7 @@ impl Supervisor {
                 self.no_driver = Some(error.to_string());
                 self.resolve();
             }
+            Report::Event(_) | Report::StaleLibrary(_) | Report::OnHold => {}
         }
         Ok(())
     }
