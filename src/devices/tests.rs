@@ -255,6 +255,7 @@ fn problems_are_listed_at_the_end() {
     let problem = |gpu, mig_device, reason: &str, left_out| Problem {
         gpu,
         mig_device,
+        uuid: None,
         reason: crate::inventory::Trouble::unreadable(reason),
         left_out,
     };
@@ -310,6 +311,7 @@ fn json_and_yaml_come_back_as_the_same_inventory() {
     inventory.problems.push(Problem {
         gpu: 1,
         mig_device: None,
+        uuid: None,
         reason: crate::inventory::Trouble::unreadable("a: b # c"),
         left_out: true,
     });

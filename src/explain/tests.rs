@@ -227,6 +227,7 @@ fn what_cannot_be_read_or_used_is_told() {
     let problem = |gpu, mig_device, left_out| Problem {
         gpu,
         mig_device,
+        uuid: None,
         reason: crate::inventory::Trouble::unreadable("why"),
         left_out,
     };

@@ -285,6 +285,9 @@ pub struct Problem {
     pub gpu: u32,
     /// Index of the MIG device within it; `None` where the whole GPU is meant.
     pub mig_device: Option<u32>,
+    /// UUID of the GPU or MIG device, where the driver told it before something failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
     /// What failed.
     pub reason: Trouble,
     /// Whether the thing is left out of the inventory for it. Otherwise only a detail is missing.
@@ -308,30 +311,39 @@ impl Inventory {
     pub fn with_unreadable_from(mut self, previous: &Self) -> Self {
         let left_out: Vec<Problem> = self.problems.iter().filter(|p| p.left_out).cloned().collect();
         for problem in left_out {
-            let Some(old) = previous.gpus.iter().find(|gpu| gpu.index == problem.gpu) else { continue };
-            let current = self.gpus.iter_mut().find(|gpu| gpu.uuid == old.uuid);
-            match (problem.mig_device, current) {
-                (None, None) => {
-                    let mut gpu = old.clone();
-                    gpu.problem = Some(problem.reason);
-                    self.gpus.push(gpu);
-                }
-                (Some(index), Some(gpu)) => {
-                    let Some(device) = old.mig_devices.iter().find(|device| device.index == index) else {
-                        continue;
-                    };
-                    if gpu.mig_devices.iter().all(|other| other.uuid != device.uuid) {
-                        let mut device = device.clone();
-                        device.problem = Some(problem.reason);
-                        gpu.mig_devices.push(device);
-                        gpu.mig_devices.sort_by_key(|device| (device.gpu_instance, device.compute_instance));
-                    }
-                }
-                (None, Some(_)) | (Some(_), None) => {}
+            match problem.mig_device {
+                None => self.keep_gpu(previous, problem),
+                Some(index) => self.keep_mig_device(previous, index, problem),
             }
         }
         self.gpus.sort_by_key(|gpu| gpu.index);
         self
+    }
+
+    fn keep_gpu(&mut self, previous: &Self, problem: Problem) {
+        let by_uuid = |gpu: &&Gpu| problem.uuid.as_ref().is_none_or(|uuid| *uuid == gpu.uuid);
+        let by_index = |gpu: &&Gpu| problem.uuid.is_some() || gpu.index == problem.gpu;
+        let Some(old) = previous.gpus.iter().filter(by_uuid).find(by_index) else { return };
+        if self.gpus.iter().all(|gpu| gpu.uuid != old.uuid) {
+            self.gpus.push(Gpu { index: problem.gpu, problem: Some(problem.reason), ..old.clone() });
+        }
+    }
+
+    /// By UUID where that is known, since indices move when instances come and go. Without it an index can only mean
+    /// a device that is found nowhere else.
+    fn keep_mig_device(&mut self, previous: &Self, index: u32, problem: Problem) {
+        let Some(gpu) = self.gpus.iter_mut().find(|gpu| gpu.index == problem.gpu) else { return };
+        let Some(old) = previous.gpus.iter().find(|old| old.uuid == gpu.uuid) else { return };
+        let mut candidates = old.mig_devices.iter();
+        let old = match &problem.uuid {
+            Some(uuid) => candidates.find(|device| device.uuid == *uuid),
+            None => candidates.find(|device| device.index == index),
+        };
+        let Some(old) = old else { return };
+        if gpu.mig_devices.iter().all(|device| device.uuid != old.uuid && device.index != index) {
+            gpu.mig_devices.push(MigDevice { index, problem: Some(problem.reason), ..old.clone() });
+            gpu.mig_devices.sort_by_key(|device| (device.gpu_instance, device.compute_instance));
+        }
     }
 }
 

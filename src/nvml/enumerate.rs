@@ -120,7 +120,7 @@ type Instance = (u32, Placement);
 
 impl Look<'_> {
     fn problem(&mut self, gpu: u32, mig_device: Option<u32>, reason: Trouble, left_out: bool) {
-        self.problems.push(Problem { gpu, mig_device, reason, left_out });
+        self.problems.push(Problem { gpu, mig_device, uuid: None, reason, left_out });
     }
 
     /// The answer, or `None` where only a detail is missing: then with a problem, except where the driver
@@ -231,9 +231,11 @@ impl Look<'_> {
             Err(error) if error.is_hole() => return Ok(None),
             Err(error) => return Err(error),
         };
-        let uuid = device.uuid().map_err(named("nvmlDeviceGetUUID"))?;
         let gi = raw::gpu_instance_id(&device)?;
         let ci = raw::compute_instance_id(&device)?;
+        // Before anything that identifies the device, so that a change in between shows.
+        let (access_file, access_stamp) = caps::access_file(self.roots, parent.minor, gi, ci).unzip();
+        let uuid = device.uuid().map_err(named("nvmlDeviceGetUUID"))?;
         let instance = self.gpu_instance(parent, index, gi)?;
         let profile_id = instance.map(|(id, _)| id);
         let attributes = self.attributes(parent, index, &device, profile_id)?;
@@ -263,8 +265,8 @@ impl Look<'_> {
             sm_count: attributes.multiprocessor_count,
             gpu_instance_node,
             compute_instance_node,
-            access_file: caps::access_file(self.roots, parent.minor, gi, ci),
-            access_stamp: None,
+            access_file,
+            access_stamp,
             problem: None,
         }))
     }

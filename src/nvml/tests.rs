@@ -390,15 +390,15 @@ impl Listener {
 
     async fn inventory(&mut self) -> Inventory {
         match self.next().await {
-            Report::Inventory(inventory) => inventory,
-            Report::NoDriver(error) => panic!("{error}"),
+            Report::Inventory { inventory, .. } => inventory,
+            report => panic!("{report:?}"),
         }
     }
 
     async fn no_driver(&mut self) -> DriverError {
         match self.next().await {
-            Report::Inventory(inventory) => panic!("{inventory:?}"),
             Report::NoDriver(error) => error,
+            report => panic!("{report:?}"),
         }
     }
 
