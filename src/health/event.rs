@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::SystemTime;
 
+use super::xid;
+
 /// Something that happened to a GPU or to a part of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthEvent {
@@ -36,6 +38,9 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// The number that NVML gives where it does not know the Xid (nvml.h, `nvmlEventData_t`).
+    pub const UNKNOWN_TO_NVML: u64 = 999;
+
     /// One word for metrics.
     pub fn word(self) -> &'static str {
         match self {
@@ -52,7 +57,14 @@ impl EventKind {
 impl fmt::Display for EventKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Xid(xid) => write!(f, "Xid {xid}"),
+            Self::Xid(number) => {
+                write!(f, "Xid {number}")?;
+                match xid::find(*number) {
+                    Some(xid) => write!(f, " ({})", xid.name),
+                    None if *number == Self::UNKNOWN_TO_NVML => f.write_str(" (one that NVML does not know)"),
+                    None => Ok(()),
+                }
+            }
             Self::DoubleBitEcc => f.write_str("double-bit ECC error"),
             Self::FatalPoison => f.write_str("fatal poison error"),
             Self::GpuUnavailable => f.write_str("GPU unavailable"),
