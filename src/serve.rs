@@ -123,8 +123,17 @@ async fn round(
     kubelet::sweep(context.plugin_folder()).await;
     let cdi = Cdi::new(config.cdi.clone(), config.paths.clone());
     let inputs = Inputs { reports, endpoints, commands, pulse };
-    let reload = reload_of(&config);
-    let served = supervisor::run(reload, context, cdi, inputs, &session, carried, (show, pulse_sender), stopping.clone());
+    let begin_with = reload_of(&config);
+    let served = supervisor::run(
+        begin_with,
+        context,
+        cdi,
+        inputs,
+        &session,
+        carried,
+        (show, pulse_sender),
+        stopping.clone(),
+    );
     tokio::pin!(served);
     let mut current = config;
     let mut on_hold = false;
@@ -159,13 +168,14 @@ async fn round(
                     if !on_hold {
                         break Ended::Restart(Box::new(next));
                     }
-                    info!("the new configuration changes what is fixed while the parts run: it waits for SIGUSR2");
+                    info!(
+                        "the new configuration changes what is fixed while the parts run: it waits for SIGUSR2"
+                    );
                     postponed = Some(Box::new(next));
                     continue;
                 }
-                let reload = reload_of(&next);
                 current = next;
-                Command::Reload(Box::new(reload))
+                Command::Reload(Box::new(reload_of(&current)))
             }
         };
         tokio::select! {

@@ -51,7 +51,9 @@ impl Device {
     /// does not have it.
     pub fn known_by_id(id: DeviceId) -> Self {
         let (uuid, replica) = match id.0.split_once("::") {
-            Some((uuid, number)) => (uuid, number.parse().ok().map(|number| Replica { number, alone: false })),
+            Some((uuid, number)) => {
+                (uuid, number.parse().ok().map(|number| Replica { number, alone: false }))
+            }
             None => (id.as_str(), None),
         };
         Self {

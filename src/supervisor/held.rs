@@ -133,7 +133,10 @@ mod tests {
         assert!(held.lets_go(&gpu(), &id("b"), since));
         let other = "nvidia.com/mig-1g.10gb".parse().unwrap();
         assert!(held.lets_go(&other, &id("a"), since), "it is held under another name");
-        assert!(!held.lets_go(&gpu(), &id("b"), Instant::now()), "the answer is older than the question would be");
+        assert!(
+            !held.lets_go(&gpu(), &id("b"), Instant::now()),
+            "the answer is older than the question would be"
+        );
         assert!(!held.ask(since), "an answer is good for a while");
     }
 

@@ -252,7 +252,8 @@ impl Outlook {
         let mut resolved = resolve(inventory, &self.policy.offer);
         let complete = !self.by_cdi || mark_incomplete(&mut resolved, &mut self.cdi, inventory);
         self.cdi_again = self.by_cdi.then(|| Instant::now() + if complete { CDI_LOOK } else { CDI_AGAIN });
-        for withheld in resolved.withheld.iter().filter(|withheld| !self.resolved.withheld.contains(withheld)) {
+        for withheld in resolved.withheld.iter().filter(|withheld| !self.resolved.withheld.contains(withheld))
+        {
             warn!(index = withheld.index, device = %withheld.id, reason = withheld.reason, "withheld");
         }
         for warning in resolved.warnings.iter().filter(|warning| !self.resolved.warnings.contains(warning)) {
@@ -299,9 +300,7 @@ impl Outlook {
             (Some(why), Hold::No) => Some(Reason::NoDriver(why.clone())),
             (None, Hold::No) => None,
         };
-        wanted.mark(|device| {
-            for_all.iter().cloned().chain(self.known.health.reasons_of(device)).collect()
-        });
+        wanted.mark(|device| for_all.iter().cloned().chain(self.known.health.reasons_of(device)).collect());
         self.changed |= self.wanted != wanted;
         self.wanted = wanted;
     }

@@ -1,7 +1,6 @@
 //! What is being served: an endpoint per resource, and the rules by which a device leaves its list.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio::task::{JoinHandle, JoinSet};
@@ -72,14 +71,6 @@ impl Serving {
             removal_grace,
             stops: HashMap::new(),
         }
-    }
-
-    pub(super) fn ledger(&self) -> &Ledger {
-        &self.ledger
-    }
-
-    pub(super) fn rules(&self) -> &Rules {
-        &self.context.rules
     }
 
     pub(super) fn set_rules(&mut self, rules: Rules, removal_grace: Duration) {

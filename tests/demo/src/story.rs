@@ -162,9 +162,11 @@ impl Stage {
             return screen.step(5, "No slice falls sick: there is none");
         };
         let index = gpu.index as usize;
-        let needs = |action| move |node: &mut Description| {
-            if let Some(gpu) = node.gpus.get_mut(index) {
-                gpu.recovery_action = action;
+        let needs = |action| {
+            move |node: &mut Description| {
+                if let Some(gpu) = node.gpus.get_mut(index) {
+                    gpu.recovery_action = action;
+                }
             }
         };
         screen.step(5, &format!("Xid {XID} on one slice of GPU {index}, which then needs a reset"))?;
@@ -173,14 +175,20 @@ impl Stage {
         let healthy = |view: &View| capacities(view).values().map(|it| it.allocatable).sum::<usize>();
         let all = before.values().map(|it| it.allocatable).sum::<usize>();
         let sick = self.wait(|view| healthy(view) == all - 1, "one sick slice").await?;
-        screen.line(&format!("The Xid names {} {}", screen.strong(&mig.uuid), screen.faint(&words::place(gpus, &mig.uuid))))?;
+        screen.line(&format!(
+            "The Xid names {} {}",
+            screen.strong(&mig.uuid),
+            screen.faint(&words::place(gpus, &mig.uuid))
+        ))?;
         self.print(words::table(screen, &sick, Some(before)))?;
         self.say()?;
         self.node.update(needs(RecoveryAction::Reset))?;
         let others = gpu.mig.len();
         let sick = self.wait(|view| healthy(view) == all - others, "a GPU that needs a reset").await?;
         screen.gap()?;
-        screen.line("The driver asks for a reset of the GPU, so nothing new may start on its other slices either:")?;
+        screen.line(
+            "The driver asks for a reset of the GPU, so nothing new may start on its other slices either:",
+        )?;
         self.print(words::table(screen, &sick, Some(before)))?;
         self.say()?;
         self.node.update(needs(RecoveryAction::None))?;
