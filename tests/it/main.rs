@@ -16,6 +16,7 @@ mod config;
 mod driver;
 mod explain;
 mod golden;
+mod health;
 mod kubelet_life;
 mod layouts;
 mod models;
