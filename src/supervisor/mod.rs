@@ -28,6 +28,8 @@ use tracing::{debug, info};
 
 mod held;
 mod outlook;
+#[cfg(test)]
+mod properties;
 mod serving;
 mod snapshot;
 

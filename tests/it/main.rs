@@ -25,3 +25,4 @@ mod rig;
 mod signals;
 mod sockets;
 mod strategies;
+mod trouble;

@@ -152,14 +152,18 @@ impl Plugin {
 
     /// Sends `TERM`, `HUP` and the like.
     pub(crate) fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("the plugin has ended").to_string();
+        let pid = self.pid().to_string();
         let sent = std::process::Command::new("kill").args(["-s", name, &pid]).status().unwrap();
         assert!(sent.success());
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().expect("the plugin has ended")
+    }
+
     /// Resident memory, in KiB.
     pub(crate) fn resident_kib(&self) -> u64 {
-        let pid = self.child.id().expect("the plugin has ended");
+        let pid = self.pid();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.split_whitespace().next().unwrap().parse().unwrap()
