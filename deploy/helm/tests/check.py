@@ -126,7 +126,7 @@ def check_daemonset(spec):
     variables = {variable["name"] for variable in container["env"]}
     for name in sorted(variables - known):
         yield f"the plugin has no variable {name}"
-    added = container["securityContext"].get("capabilities", {}).get("add", [])
+    added = (container["securityContext"].get("capabilities") or {}).get("add") or []
     if "NVIDIA_MIG_MONITOR_DEVICES" in variables and "SYS_ADMIN" not in added:
         yield "NVIDIA's runtime does not start a container with NVIDIA_MIG_MONITOR_DEVICES and without SYS_ADMIN"
 
