@@ -25,7 +25,8 @@ docker info >/dev/null || { echo "Docker does not answer; see above" >&2; exit 1
 mkdir -p target/kind
 
 step "the image"
-DOCKER_BUILDKIT=1 docker build --file deploy/kind/Dockerfile --tag "$image" .
+# Attestations make an image of several parts, which kind does not load from every store.
+BUILDX_NO_DEFAULT_ATTESTATIONS=1 DOCKER_BUILDKIT=1 docker build --file deploy/kind/Dockerfile --tag "$image" .
 
 step "the cluster"
 if kind get clusters 2>/dev/null | grep -qxF "$cluster"; then
