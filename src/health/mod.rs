@@ -68,9 +68,7 @@ mod tests;
 mod waiting;
 pub mod xid;
 
-pub use checks::{
-    Check, Checks, HealthPolicy, IGNORED_BY_DEFAULT, InvalidCheck, Recovery, Rule, rule_for,
-};
+pub use checks::{Check, Checks, HealthPolicy, IGNORED_BY_DEFAULT, InvalidCheck, Recovery, Rule, rule_for};
 pub use event::{EventKind, HealthEvent};
 pub use record::Moment;
 pub use state::{Findings, Health, Outcome, Recovered, Sickness};

@@ -139,9 +139,15 @@ impl Health {
     /// Takes a look at the driver that began at `began`, so that it says nothing of what happened after that. GPUs and
     /// slices that could not be read this time are in it as they were known, with their problem
     /// ([`Inventory::with_unreadable_from`]).
-    pub fn take_inventory(&mut self, inventory: &Inventory, policy: &HealthPolicy, began: Moment) -> Findings {
+    pub fn take_inventory(
+        &mut self,
+        inventory: &Inventory,
+        policy: &HealthPolicy,
+        began: Moment,
+    ) -> Findings {
         self.looked = self.looked.max(began);
-        let mut findings = Findings { sick: self.take_states(inventory, policy, began), ..Findings::default() };
+        let mut findings =
+            Findings { sick: self.take_states(inventory, policy, began), ..Findings::default() };
         let all_read = !inventory.problems.iter().any(|problem| {
             problem.left_out
                 && problem.mig_device.is_none()
@@ -202,7 +208,8 @@ impl Health {
         let waits = |health: &GpuHealth, record: &Record| {
             record.is_sick() && health.says.allows(record) && !record.may_end(quiet, self.looked)
         };
-        let records = self.gpus.values().flat_map(|health| health.records().map(move |record| (health, record)));
+        let records =
+            self.gpus.values().flat_map(|health| health.records().map(move |record| (health, record)));
         records
             .filter(|(health, record)| waits(health, record))
             .map(|(_, record)| record.due(quiet).since(now))
@@ -273,7 +280,8 @@ impl Health {
                 continue;
             }
             let gpu = inventory.gpus.iter().find(|gpu| gpu.uuid == event.gpu_uuid);
-            let could_not_show_it = began <= heard || gpu.is_some_and(|gpu| Says::about(gpu) == Says::Nothing);
+            let could_not_show_it =
+                began <= heard || gpu.is_some_and(|gpu| Says::about(gpu) == Says::Nothing);
             if could_not_show_it {
                 self.waiting.keep(&event, heard);
             } else {
@@ -325,7 +333,9 @@ impl GpuHealth {
         let all_read = !inventory.problems.iter().any(|problem| {
             problem.left_out
                 && problem.gpu == gpu.index
-                && problem.mig_device.is_some_and(|index| gpu.mig_devices.iter().all(|mig| mig.index != index))
+                && problem
+                    .mig_device
+                    .is_some_and(|index| gpu.mig_devices.iter().all(|mig| mig.index != index))
         });
         if all_read {
             self.slices.retain(|(slice, _)| gpu.mig_devices.iter().any(|mig| mig.is_same(slice)));

@@ -244,7 +244,11 @@ pub const CATALOG: &[Xid] = &[
     xid(163, "Power Smoothing HW Circuitry capability disengaged", Action::Unstated),
     xid(164, "Power Smoothing HW Circuitry low lifetime reached", Action::Unstated),
     xid(165, "Power Smoothing HW Circuitry lifetime exhausted", Action::Unstated),
-    xid(166, "CC traffic seen prior to link properly being configured for encrypted traffic", Action::Unstated),
+    xid(
+        166,
+        "CC traffic seen prior to link properly being configured for encrypted traffic",
+        Action::Unstated,
+    ),
     xid(167, "PCIE_FATAL_TIMEOUT", Action::Unstated),
     xid(168, "Errors found in WPR", Action::Unstated),
     xid(169, "Internal micro-controller halt", Action::Unstated),
