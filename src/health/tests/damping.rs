@@ -47,7 +47,7 @@ fn after_an_hour_well_it_starts_over_and_nothing_is_remembered() {
 
 #[test]
 fn a_quiet_period_longer_than_the_cap_is_not_cut() {
-    let quiet = Duration::from_secs(3600);
+    let quiet = Duration::from_hours(1);
     let policy = HealthPolicy { recovery: Recovery::Auto { quiet }, ..HealthPolicy::default() };
     let (mut health, inventory) = (Health::default(), two_gpus());
     for now in [0, 3700] {

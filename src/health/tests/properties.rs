@@ -207,6 +207,9 @@ impl Model {
             let whole = (gpu.uuid.clone(), None);
             match &gpu.problem {
                 Some(problem) if problem.kind == TroubleKind::Lost => {
+                    for charge in self.charges.iter_mut().filter(|charge| charge.subject.0 == gpu.uuid) {
+                        charge.reset |= began > charge.at;
+                    }
                     self.charge(whole, began, true);
                     self.note_slices(gpu);
                 }
@@ -335,7 +338,9 @@ impl Run {
             }
             Step::Look(takes, events) => {
                 let (began, seen) = (self.now, self.world.seen(&self.inventory));
-                events.iter().for_each(|event| self.step(event));
+                for event in events {
+                    self.step(event);
+                }
                 self.now += takes;
                 self.look(seen, began);
             }
@@ -463,7 +468,11 @@ fn devices(inventory: &Inventory) -> Vec<Device> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
+    // PROPTEST_CASES asks for more.
+    #![proptest_config(ProptestConfig {
+        cases: ProptestConfig::default().cases.max(10_000),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn no_life_of_a_node_makes_a_sick_device_look_well_or_a_well_one_sick(steps in vec(steps(), 0..30)) {
