@@ -58,7 +58,6 @@ fn device(gpu: &Gpu, mig: Option<&MigDevice>) -> Device {
         mig: mig.cloned(),
         numa_node: None,
         nodes: Vec::new(),
-        access_file: None,
         reasons: Vec::new(),
     }
 }

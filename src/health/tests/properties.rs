@@ -114,7 +114,7 @@ impl World {
         for (gpu, state) in &self.gpus {
             let mut left_out = |mig_device, kind| {
                 let reason = Trouble { kind, text: "it does not say".to_owned() };
-                now.problems.push(Problem { gpu: gpu.index, mig_device, reason, left_out: true });
+                now.problems.push(Problem { gpu: gpu.index, mig_device, uuid: None, reason, left_out: true });
             };
             match state {
                 State::Absent => {}

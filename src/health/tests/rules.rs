@@ -278,6 +278,7 @@ fn a_slice_that_is_only_left_out_is_not_taken_for_gone() {
     takes(&mut health, &xid(0, Some(7), 94, 1), &inventory, 1);
     takes(&mut health, &xid(1, None, 48, 1), &inventory, 1);
     let left_out = |gpu, mig_device| Problem {
+        uuid: None,
         gpu,
         mig_device,
         reason: Trouble::unreadable("it does not say"),
