@@ -32,6 +32,7 @@ mod outlook;
 mod properties;
 mod serving;
 mod snapshot;
+mod told;
 
 pub use self::outlook::Knowledge;
 use self::outlook::Outlook;
