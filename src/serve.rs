@@ -64,11 +64,8 @@ async fn run(mut config: Config, source: &ConfigSource) -> Result<Served, AppErr
     let metrics = Metrics::new();
     let (show, shown) = watch::channel(None);
     if let Some(address) = config.http_address {
-        let listener = admin::bind(address).await;
-        let listener =
-            listener.map_err(|source| AppError::System { what: "listen on --http-address", source })?;
         // Ends with the runtime.
-        tokio::spawn(admin::serve(listener, metrics.clone(), shown));
+        tokio::spawn(admin::serve(address, metrics.clone(), shown));
     }
     info!(version = env!("CARGO_PKG_VERSION"), kubelet_socket = %config.kubelet_socket.display(), "starting");
     let mut lasting = Lasting { carried: Carried::default(), metrics, show };
@@ -113,12 +110,13 @@ async fn round(
         .map_err(|source| AppError::System { what: "start the driver's thread", source })?;
     let context = Context {
         kubelet_socket: config.kubelet_socket.clone(),
-        folder: kubelet::watch_folder(config.kubelet_socket.clone()),
+        folder: kubelet::watch_folder(config.kubelet_socket.clone(), metrics.clone()),
         socket_names: config.socket_names.clone(),
         allowed_uids: config.allowed_uids.clone(),
         rules: config.rules.clone(),
         paths: config.paths.clone(),
         events: endpoint_sender,
+        metrics: metrics.clone(),
     };
     kubelet::sweep(context.plugin_folder()).await;
     let cdi = Cdi::new(config.cdi.clone(), config.paths.clone());

@@ -155,10 +155,12 @@ pub async fn run(
     let Carried { knowledge, ledger } = std::mem::take(carried);
     let by_cdi = is_by_cdi(&reload.rules);
     let grace = reload.policy.removal_grace;
+    let driver_root = context.paths.driver_root.clone();
     let mut supervisor = Supervisor {
         outlook: Outlook::new(reload.policy, cdi, by_cdi, knowledge),
         serving: Serving::new(Context { rules: reload.rules, ..context }, grace, ledger),
         session,
+        driver_root,
         show,
         pulse,
     };
@@ -214,6 +216,7 @@ struct Supervisor<'a> {
     outlook: Outlook,
     serving: Serving,
     session: &'a Session,
+    driver_root: PathBuf,
     show: &'a Shown,
     pulse: mpsc::Sender<Pulse>,
 }
@@ -299,9 +302,11 @@ impl Supervisor<'_> {
             on_hold: outlook.is_on_hold(),
             strategy: outlook.policy().offer.strategy,
             resources: self.serving.served(),
+            offered: outlook.wanted().resources.keys().cloned().collect(),
             withheld: outlook.wanted().withheld.clone(),
             warnings: outlook.wanted().warnings.clone(),
             recovery: outlook.recovery_rules(),
+            driver_root: self.driver_root.clone(),
             pod_resources_socket: outlook.policy().pod_resources_socket.clone(),
             driver: self.session.status(),
             pulse: self.pulse.clone(),
