@@ -141,13 +141,13 @@ async fn round(
                 on_hold = true;
                 Command::Hold
             }
-            Happened::Resume => match postponed.take() {
-                Some(next) => break Ended::Restart(next),
-                None => {
-                    on_hold = false;
-                    Command::Resume
+            Happened::Resume => {
+                if let Some(next) = postponed.take() {
+                    break Ended::Restart(next);
                 }
-            },
+                on_hold = false;
+                Command::Resume
+            }
             Happened::HangUp | Happened::ConfigChanged => {
                 if matches!(happened, Happened::HangUp) {
                     session.rescan();
