@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::open::Open;
-use super::threads::{self, spawn};
+use super::threads::{self, OpenDriver, spawn};
 use super::{Asks, Id, Message, Patience, Report};
 use crate::nvml::calls::Caller;
 use crate::nvml::error::DriverError;
@@ -251,7 +251,7 @@ impl Coordinator {
         }
     }
 
-    fn opened(&mut self, id: Id, opened: Result<threads::OpenDriver, DriverError>) -> Result<(), Ended> {
+    fn opened(&mut self, id: Id, opened: Result<Arc<OpenDriver>, DriverError>) -> Result<(), Ended> {
         let current = matches!(self.phase, Phase::Opening { id: opening, .. } if opening == id);
         match opened {
             Ok(driver) if current => {
@@ -402,7 +402,7 @@ impl From<Ended> for Broken {
 }
 
 /// Drops what may be the last hold on the library, and so call it, on a thread of its own.
-fn drop_elsewhere<T: Send + 'static>(last: T) {
+fn drop_elsewhere(last: Arc<OpenDriver>) {
     if let Err(error) = spawn("nvml-close", move || drop(last)) {
         tracing::error!(%error, "no thread could be started to close NVML");
     }

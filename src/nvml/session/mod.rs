@@ -150,7 +150,7 @@ enum Message {
     Resume,
     End,
     /// What came of opening the library.
-    Opened(Id, Result<OpenDriver, DriverError>),
+    Opened(Id, Result<Arc<OpenDriver>, DriverError>),
     /// All that opening it led to is gone: NVML is shut down, and the library closed.
     Closed(Id),
     /// From a look.

@@ -52,11 +52,11 @@ struct Look {
 }
 
 impl Open {
-    pub(super) fn new(id: Id, driver: OpenDriver) -> Self {
+    pub(super) fn new(id: Id, driver: Arc<OpenDriver>) -> Self {
         let now = Instant::now();
         Self {
             id,
-            driver: Arc::new(driver),
+            driver,
             cache: Box::default(),
             look: None,
             looked: false,
@@ -157,7 +157,7 @@ impl Open {
             }
             Step::Gpu(index, part) => {
                 look.to_ask.retain(|other| *other != index);
-                look.parts.insert(index, part);
+                look.parts.insert(index, *part);
                 Ok(())
             }
             Step::Failed(error) => {

@@ -113,13 +113,14 @@ fn identities(state: &NodeState) -> BTreeMap<String, String> {
         for instance in &gpu.instances {
             let folder = instance_folder(gpu, instance);
             let place = instance.placement;
-            let of_gi = format!("{}:{}:{}", instance.profile.id, place.start, instance.generation);
+            let of_instance = format!("{}:{}:{}", instance.profile.id, place.start, instance.generation);
             for compute in &instance.compute {
                 let uuid = gpu.mig.iter().find(|mig| mig.index == compute.index).map_or("", |mig| &mig.uuid);
-                let of_ci = format!("{of_gi}:{}:{}:{uuid}", compute.placement.start, compute.placement.size);
-                identities.insert(format!("{folder}/ci{}/access", compute.ci), of_ci);
+                let of_part =
+                    format!("{of_instance}:{}:{}:{uuid}", compute.placement.start, compute.placement.size);
+                identities.insert(format!("{folder}/ci{}/access", compute.ci), of_part);
             }
-            identities.insert(format!("{folder}/access"), of_gi);
+            identities.insert(format!("{folder}/access"), of_instance);
         }
     }
     identities

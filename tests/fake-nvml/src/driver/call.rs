@@ -79,6 +79,21 @@ fn answer(id: &Id, body: impl FnOnce(&'static str) -> Answer) -> c_int {
     }
 }
 
+/// Takes as long as these faults say, or until they are taken out of the description.
+pub(super) fn delay<'a>(faults: impl IntoIterator<Item = &'a Fault>) {
+    for fault in faults {
+        let end = Instant::now() + Duration::from_millis(fault.delay_ms.unwrap_or(0));
+        let stands = || node::state().is_ok_and(|now| now.faults.contains(fault));
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || !stands() {
+                break;
+            }
+            host::pause(left.min(STEP_OF_A_DELAY));
+        }
+    }
+}
+
 /// A call in progress.
 #[derive(Debug)]
 pub(super) struct Call {
@@ -113,27 +128,12 @@ impl Call {
     /// Delays and fails this call, if a fault says so for calls about this GPU or MIG device.
     pub(super) fn fault(&self, gpu: Option<u32>, mig: Option<u32>) -> Answer {
         for fault in self.faults(gpu, mig) {
-            self.delay([fault]);
+            delay([fault]);
             if let Some(code) = fault.code() {
                 return Err(code);
             }
         }
         Ok(())
-    }
-
-    /// Takes as long as these faults say, or until they are taken out of the description.
-    pub(super) fn delay<'a>(&self, faults: impl IntoIterator<Item = &'a Fault>) {
-        for fault in faults {
-            let end = Instant::now() + Duration::from_millis(fault.delay_ms.unwrap_or(0));
-            let stands = || node::state().is_ok_and(|now| now.faults.contains(fault));
-            loop {
-                let left = end.saturating_duration_since(Instant::now());
-                if left.is_zero() || !stands() {
-                    break;
-                }
-                host::pause(left.min(STEP_OF_A_DELAY));
-            }
-        }
     }
 
     /// The faults that apply to calls about exactly this GPU (`None`: about no certain one) or MIG device.

@@ -1,6 +1,9 @@
 //! Events: told while running, to those who asked.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::mpsc::channel,
+    time::{Duration, Instant},
+};
 
 use fake_nvml::{Description, Event, EventType, Fault, Node};
 
@@ -114,11 +117,11 @@ fn a_gpu_offers_the_events_that_it_is_said_to() {
         let mut types = 9;
         call!(client, nvmlDeviceGetSupportedEventTypes(gpu, &raw mut types)).map(|()| types)
     };
-    let (some, none) = (client.gpu(0).unwrap(), client.gpu(1).unwrap());
-    assert_eq!((supported(some), supported(none)), (Ok(0x2008), Ok(0)));
-    let set = client.listen(&[some], XID);
-    assert_eq!(call!(client, nvmlDeviceRegisterEvents(some, MIG_CONFIG_CHANGE, set.0)), Err(3));
-    assert_eq!(call!(client, nvmlDeviceRegisterEvents(none, XID, set.0)), Err(3));
+    let (two, no_events) = (client.gpu(0).unwrap(), client.gpu(1).unwrap());
+    assert_eq!((supported(two), supported(no_events)), (Ok(0x2008), Ok(0)));
+    let set = client.listen(&[two], XID);
+    assert_eq!(call!(client, nvmlDeviceRegisterEvents(two, MIG_CONFIG_CHANGE, set.0)), Err(3));
+    assert_eq!(call!(client, nvmlDeviceRegisterEvents(no_events, XID, set.0)), Err(3));
 }
 
 #[test]
@@ -132,11 +135,12 @@ fn a_wait_can_hang_until_its_fault_is_taken_out() {
     node.update(|d| d.faults = vec![hang(1)]).unwrap();
     node.reset_counters().unwrap();
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| client.wait(set, 1).err());
+        let (sender, answer) = channel();
+        let client = &client;
+        scope.spawn(move || sender.send(client.wait(set, 1).err()).unwrap());
         until_waiting(&node);
-        std::thread::sleep(Duration::from_millis(100));
-        assert!(!waiting.is_finished());
+        assert!(answer.recv_timeout(Duration::from_millis(100)).is_err());
         node.update(|d| d.faults.clear()).unwrap();
-        assert_eq!(waiting.join().unwrap(), Some(TIMEOUT));
+        assert_eq!(answer.recv_timeout(Duration::from_secs(30)), Ok(Some(TIMEOUT)));
     });
 }
