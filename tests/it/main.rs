@@ -9,6 +9,7 @@
     reason = "a test fails by panicking, and shows the plugin's log then"
 )]
 
+mod admin;
 mod allocation;
 mod cdi;
 mod command_line;
@@ -16,6 +17,7 @@ mod config;
 mod driver;
 mod explain;
 mod golden;
+mod http;
 mod kubelet_life;
 mod layouts;
 mod models;

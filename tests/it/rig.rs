@@ -107,7 +107,8 @@ impl Plugin {
     pub(crate) fn spawn(dir: &Path, node: &Path, flags: &[&str]) -> Self {
         let log = tempfile::Builder::new().prefix("log").tempfile_in(dir).unwrap().keep().unwrap().1;
         let child = Command::new(env!("CARGO_BIN_EXE_mig-device-plugin"))
-            .args(["--rescan-interval=200ms", "--log-level=debug"])
+            // Two plugins cannot listen on one port; a test that wants one chooses it.
+            .args(["--rescan-interval=200ms", "--log-level=debug", "--http-address="])
             .arg("--driver-root-ctr-path")
             .arg(node)
             .arg("--kubelet-socket")

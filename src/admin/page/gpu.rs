@@ -8,7 +8,11 @@ use crate::devices::state::{PluginState, RecoveryRule};
 use crate::inventory::{Gpu, MigMode};
 
 /// Heights in the drawing, in pixels.
-const BLOCK: u32 = 58;
+const BLOCK: u32 = 62;
+
+/// Blocks below this part of the row are too narrow on a phone for a profile in one line.
+const NARROW: f64 = 0.2;
+
 const SCALE: u32 = 16;
 
 /// Writes the section for `gpu`.
@@ -129,16 +133,35 @@ fn draw_block(page: &mut String, block: &Block) {
     write!(
         page,
         "<svg class=\"{class}\" x=\"{x:.3}%\" y=\"0\" width=\"{width:.3}%\" height=\"{BLOCK}\"><title>{}</title>\
-         <g class=\"box\"><rect width=\"100%\" height=\"{BLOCK}\" rx=\"5\"/></g>",
-        Text(title)
+         <rect class=\"box\" x=\"1\" y=\"1\" width=\"99%\" height=\"{}\" rx=\"5\"/>",
+        Text(title),
+        BLOCK - 2
     )
     .ok();
     if *state == State::Sick {
-        page.push_str("<g class=\"mark\"><rect width=\"100%\" height=\"10\" rx=\"5\"/></g>");
+        page.push_str("<rect class=\"mark\" x=\"1\" y=\"1\" width=\"99%\" height=\"8\" rx=\"4\"/>");
     }
-    write!(page, "<text class=\"name\" x=\"8\" y=\"23\">{}</text>", Text(name)).ok();
-    for (line, y) in lines.iter().zip([37, 50]) {
-        write!(page, "<text x=\"8\" y=\"{y}\">{}</text>", Text(line)).ok();
+    let narrow = block.width < NARROW;
+    let short = narrow.then(|| name.rsplit_once('.')).flatten();
+    let wide = if short.is_some() || (narrow && *state == State::Nothing) { " wide" } else { "" };
+    write!(
+        page,
+        "<svg class=\"in{wide}\" x=\"8\" width=\"92%\"><text class=\"name\" y=\"23\">{}</text>",
+        Text(name)
+    )
+    .ok();
+    for (line, y) in lines.iter().zip([38, 52]) {
+        write!(page, "<text y=\"{y}\">{}</text>", Text(line)).ok();
+    }
+    page.push_str("</svg>");
+    if let Some((compute, memory)) = short {
+        let (compute, memory, word) = (Text(compute), Text(memory), Text(state.word()));
+        write!(
+            page,
+            "<svg class=\"in slim\" x=\"5\" width=\"92%\"><text class=\"name\" y=\"23\">{compute}</text>\
+             <text class=\"name\" y=\"37\">{memory}</text><text y=\"52\">{word}</text></svg>"
+        )
+        .ok();
     }
     page.push_str("</svg>\n");
 }

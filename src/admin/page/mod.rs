@@ -144,11 +144,12 @@ fn legend(page: &mut String) {
         ("withheld", "not offered"),
         ("nothing", "unused memory"),
     ] {
+        let mark = "<rect class=\"mark\" x=\"1\" y=\"1\" width=\"99%\" height=\"5\" rx=\"2\"/>";
         write!(
             page,
-            "<li><svg class=\"key\" width=\"22\" height=\"14\"><svg class=\"{class}\" width=\"22\" height=\"14\"><g class=\"box\">\
-             <rect width=\"100%\" height=\"14\" rx=\"3\"/></g>{}</svg></svg> {word}</li>",
-            if class == "sick" { "<g class=\"mark\"><rect width=\"100%\" height=\"6\" rx=\"3\"/></g>" } else { "" }
+            "<li><svg class=\"key {class}\" width=\"22\" height=\"14\"><rect class=\"box\" x=\"1\" y=\"1\" width=\"99%\" \
+             height=\"12\" rx=\"3\"/>{}</svg> {word}</li>",
+            if class == "sick" { mark } else { "" }
         )
         .ok();
     }
