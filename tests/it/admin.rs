@@ -164,7 +164,9 @@ async fn registrations_and_restarts_of_the_kubelet_are_counted() {
     rig.kubelet.restart().await.unwrap();
     ready(&rig).await;
     let restarted = |answer: &crate::http::Answer| {
-        answer.body.contains("registrations_total{resource=\"nvidia.com/gpu\",reason=\"kubelet_")
+        answer
+            .body
+            .contains("registrations_total{resource=\"nvidia.com/gpu\",reason=\"kubelet_restarted\"} 1\n")
             && answer.body.contains("mig_device_plugin_kubelet_restarts_total 1\n")
     };
     let metrics = rig.plugin.wait_for("/metrics", restarted, "the restart to be counted").await.body;

@@ -55,9 +55,9 @@ impl Plugin {
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             }
         };
-        match timeout(2 * LIMIT, asked).await {
-            Ok(answer) => answer,
-            Err(_) => panic!("waited in vain for {what}: {:?}", self.get(path).await),
-        }
+        let Ok(answer) = timeout(2 * LIMIT, asked).await else {
+            panic!("waited in vain for {what}: {:?}", self.get(path).await)
+        };
+        answer
     }
 }

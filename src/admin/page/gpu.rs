@@ -22,14 +22,14 @@ pub(super) fn section(page: &mut String, gpu: &Gpu, plugin: &PluginState) {
     let class = if sick { "gpu ill" } else { "gpu" };
     write!(page, "<section class=\"{class}\"><header><h3>GPU {}</h3>", gpu.index).ok();
     write!(page, "<p>{}</p><p class=\"facts\">{}</p>", Text(&gpu.name), Text(&facts(gpu))).ok();
-    write!(page, "<p class=\"mode\">{}</p></header>\n", mode(gpu.mig_mode)).ok();
+    writeln!(page, "<p class=\"mode\">{}</p></header>", mode(gpu.mig_mode)).ok();
     draw(page, gpu, &drawing);
     let problems = problems(gpu, plugin);
     if !problems.is_empty() {
         page.push_str("<ul class=\"problems\">");
-        problems.iter().for_each(|problem| {
+        for problem in &problems {
             write!(page, "<li><b aria-hidden=\"true\">!</b> {}</li>", Text(problem)).ok();
-        });
+        }
         page.push_str("</ul>\n");
     }
     let more = |page: &mut String, note: &str| {
@@ -114,7 +114,7 @@ fn draw(page: &mut String, gpu: &Gpu, drawing: &Drawing) {
     )
     .ok();
     let titles: Vec<_> = drawing.blocks.iter().map(|block| block.title.as_str()).collect();
-    write!(page, "{}</desc>\n", Text(&titles.join(". "))).ok();
+    writeln!(page, "{}</desc>", Text(&titles.join(". "))).ok();
     drawing.blocks.iter().for_each(|block| draw_block(page, block));
     if let Some(slices) = drawing.slices {
         for slice in 0..slices {

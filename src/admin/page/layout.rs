@@ -92,16 +92,13 @@ pub(super) fn drawing(gpu: &Gpu, plugin: &PluginState) -> Drawing {
         placed.sort_by_key(|(place, device)| (*place, device.compute_instance));
         in_place(gpu, &placed, plugin)
     });
-    match row {
-        Some((slices, blocks)) => Drawing { slices: Some(slices), blocks, notes },
-        None => {
-            notes.push(
-                "Where the instances lie is not known: they are drawn in the order of their numbers."
-                    .to_owned(),
-            );
-            Drawing { slices: None, blocks: side_by_side(gpu, plugin), notes }
-        }
+    if let Some((slices, blocks)) = row {
+        return Drawing { slices: Some(slices), blocks, notes };
     }
+    notes.push(
+        "Where the instances lie is not known: they are drawn in the order of their numbers.".to_owned(),
+    );
+    Drawing { slices: None, blocks: side_by_side(gpu, plugin), notes }
 }
 
 /// Each GPU instance where it lies, with gaps between; `None` where they overlap.
@@ -215,19 +212,21 @@ impl<'a> Told<'a> {
     }
 
     fn title(&self, name: &str, holders: &[&Holder]) -> String {
-        let mut title = format!("{} {name}", self.index);
-        match (self.plugin.health(self.uuid), self.plugin.withheld.iter().find(|one| one.uuid == self.uuid)) {
-            (Some(health), _) => title += &format!(": {health}"),
-            (None, Some(withheld)) => title += &format!(": not offered: {}", withheld.reason),
-            (None, None) => title += ": not offered",
-        }
-        for Holder { namespace, pod, container } in holders {
-            title += &format!("; held by {namespace}/{pod} ({container})");
-        }
+        let withheld = self.plugin.withheld.iter().find(|one| one.uuid == self.uuid);
+        let health = match (self.plugin.health(self.uuid), withheld) {
+            (Some(health), _) => health,
+            (None, Some(withheld)) => format!("not offered: {}", withheld.reason),
+            (None, None) => "not offered".to_owned(),
+        };
+        let mut parts = vec![format!("{} {name}: {health}", self.index)];
+        let held_by =
+            |holder: &&Holder| format!("held by {}/{} ({})", holder.namespace, holder.pod, holder.container);
+        parts.extend(holders.iter().map(held_by));
         if holders.is_empty() && self.plugin.holders_unknown.is_none() && !self.entries.is_empty() {
-            title += "; no pod holds it";
+            parts.push("no pod holds it".to_owned());
         }
-        title + "; " + self.uuid
+        parts.push(self.uuid.to_owned());
+        parts.join("; ")
     }
 }
 

@@ -92,7 +92,7 @@ fn headline(inventory: &Inventory, plugin: &PluginState) -> String {
 /// What concerns the node as a whole.
 fn banners(page: &mut String, plugin: &PluginState) {
     let mut banner = |class: &str, word: &str, text: &str| {
-        write!(page, "<p class=\"banner {class}\"><b>{}</b> {}</p>\n", Text(word), Text(text)).ok();
+        writeln!(page, "<p class=\"banner {class}\"><b>{}</b> {}</p>", Text(word), Text(text)).ok();
     };
     if plugin.on_hold {
         banner(
