@@ -18,7 +18,7 @@ use crate::kubelet::{self, Context};
 use crate::metrics::Metrics;
 use crate::nvml::Session;
 use crate::resource::policy::DeviceIdStrategy;
-use crate::supervisor::{self, Carried, Command, Inputs, Reload, Snapshot};
+use crate::supervisor::{self, Carried, Command, Inputs, Outside, Reload, Snapshot};
 
 /// How serving ended.
 #[derive(Debug)]
@@ -122,16 +122,8 @@ async fn round(
     let cdi = Cdi::new(config.cdi.clone(), config.paths.clone());
     let inputs = Inputs { reports, endpoints, commands, pulse };
     let begin_with = reload_of(&config);
-    let served = supervisor::run(
-        begin_with,
-        context,
-        cdi,
-        inputs,
-        &session,
-        carried,
-        (show, pulse_sender),
-        stopping.clone(),
-    );
+    let outside = Outside { session: &session, show, pulse: pulse_sender };
+    let served = supervisor::run(begin_with, context, cdi, inputs, outside, carried, stopping.clone());
     tokio::pin!(served);
     let mut current = config;
     let mut on_hold = false;
@@ -149,13 +141,13 @@ async fn round(
                 on_hold = true;
                 Command::Hold
             }
-            Happened::Resume => match postponed.take() {
-                Some(next) => break Ended::Restart(next),
-                None => {
-                    on_hold = false;
-                    Command::Resume
+            Happened::Resume => {
+                if let Some(next) = postponed.take() {
+                    break Ended::Restart(next);
                 }
-            },
+                on_hold = false;
+                Command::Resume
+            }
             Happened::HangUp | Happened::ConfigChanged => {
                 if matches!(happened, Happened::HangUp) {
                     session.rescan();

@@ -28,10 +28,10 @@ impl Moment {
 pub(super) const MAX_KINDS: usize = 8;
 
 /// How long a device has to be well before its next illness is no relapse.
-pub(super) const FORGIVEN_AFTER: Duration = Duration::from_secs(60 * 60);
+pub(super) const FORGIVEN_AFTER: Duration = Duration::from_hours(1);
 
 /// What the doubling of the quiet period ends at, where it was not configured longer.
-pub(super) const LONGEST_QUIET: Duration = Duration::from_secs(10 * 60);
+pub(super) const LONGEST_QUIET: Duration = Duration::from_mins(10);
 
 /// The state of one GPU, or of one slice by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -67,10 +67,12 @@ impl Record {
         news
     }
 
-    /// The GPU is lost; whether that is news. It cannot come back without a reset.
-    pub(super) fn lost(&mut self, text: &str, now: Moment) -> bool {
-        self.sicken(now);
-        self.reset_since = true;
+    /// The GPU is lost, as a look tells that began at `began`; whether that is news. It cannot come back without a
+    /// reset, which counts for an event as well unless the event may have come later.
+    pub(super) fn lost(&mut self, text: &str, began: Moment) -> bool {
+        let reset_since = self.reset_since || self.events.is_empty() || began > self.last;
+        self.sicken(began);
+        self.reset_since = reset_since;
         let news = self.lost.is_none();
         if self.lost.as_deref() != Some(text) {
             self.lost = Some(text.to_owned());

@@ -127,13 +127,11 @@ impl Health {
         if !policy.checks.counts(event.kind) {
             return Outcome::Ignored;
         }
-        match self.mark(event, inventory, now) {
-            Some(sickness) => Outcome::Sick(sickness),
-            None => {
-                self.waiting.keep(event, now);
-                Outcome::LookAgain
-            }
+        if let Some(sickness) = self.mark(event, inventory, now) {
+            return Outcome::Sick(sickness);
         }
+        self.waiting.keep(event, now);
+        Outcome::LookAgain
     }
 
     /// Takes a look at the driver that began at `began`, so that it says nothing of what happened after that. GPUs and
@@ -326,7 +324,10 @@ impl GpuHealth {
     /// A look that has the GPU, read or as it was known.
     fn look(&mut self, gpu: &Gpu, inventory: &Inventory, began: Moment) {
         self.says = Says::about(gpu);
-        if self.says == Says::Nothing {
+        if let Some(problem) = &gpu.problem {
+            if problem.kind == TroubleKind::Lost {
+                self.records_mut().for_each(|record| record.was_reset(began));
+            }
             return;
         }
         // A slice that is left out because it could not be read, and that nobody knew before, may be any.

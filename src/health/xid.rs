@@ -8,7 +8,7 @@
 //! - 45, 62 and 168 have the first part of their description, which goes on with remarks; 171 and 172 have their
 //!   mnemonic, since their description only says that they come with 48.
 //! - 162 to 172 have no action in the catalog: it is [`Action::Unstated`].
-//! - The action of an NVLink 5 Xid (144 to 150) depends on details that NVML's event does not carry.
+//! - The action of an `NVLink` 5 Xid (144 to 150) depends on details that NVML's event does not carry.
 //!
 //! The catalog has no column for a [`Class`]: it is what the action means for the devices, and our reading.
 

@@ -101,7 +101,11 @@ fn find(set: Handle) -> Result<Arc<EventSet>, Code> {
 }
 
 fn supported(gpu: &GpuState) -> u64 {
-    if gpu.model.knows_mig() { ALL } else { WITHOUT_MIG }
+    match &gpu.events {
+        Some(types) => types.iter().fold(0, |all, one| all | *one as u64),
+        None if gpu.model.knows_mig() => ALL,
+        None => WITHOUT_MIG,
+    }
 }
 
 impl EventSet {
@@ -156,6 +160,9 @@ fn wait(call: &Call, set: Handle, nowhere: bool, timeout_ms: u32) -> Result<Even
     let set = find(set)?;
     if nowhere {
         return Err(Code::INVALID_ARGUMENT);
+    }
+    for gpu in call.state.gpus.iter().filter(|gpu| set.heard().registered.contains_key(&gpu.uuid)) {
+        call.delay(call.faults(Some(gpu.index), None).filter(|fault| fault.call == call.name));
     }
     let deadline = Instant::now() + Duration::from_millis(timeout_ms.into());
     loop {
