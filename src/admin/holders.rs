@@ -16,7 +16,7 @@ const FRESH: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// An answer that is older than this says nothing about now.
-const TOO_OLD: Duration = Duration::from_secs(60);
+const TOO_OLD: Duration = Duration::from_mins(1);
 
 /// What is known of who holds what.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -138,17 +138,20 @@ mod tests {
 
     use super::*;
 
-    fn seconds(n: u64) -> Option<Duration> {
-        Some(Duration::from_secs(n))
+    fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
     }
 
     #[test]
     fn what_stands_still_for_half_a_minute_is_not_alive() {
         assert_eq!(alive(None, None), Ok("ok\n"));
-        assert_eq!(alive(seconds(29), seconds(29)), Ok("ok\n"));
-        assert!(alive(seconds(30), None).is_err_and(|why| why.contains("driver") && why.contains("30 s")));
+        assert_eq!(alive(Some(seconds(29)), Some(seconds(29))), Ok("ok\n"));
         assert!(
-            alive(None, seconds(31)).is_err_and(|why| why.contains("supervisor") && why.contains("31 s"))
+            alive(Some(seconds(30)), None).is_err_and(|why| why.contains("driver") && why.contains("30 s"))
+        );
+        assert!(
+            alive(None, Some(seconds(31)))
+                .is_err_and(|why| why.contains("supervisor") && why.contains("31 s"))
         );
     }
 
@@ -158,8 +161,8 @@ mod tests {
         let (pulse, mut asked) = mpsc::channel::<Pulse>(1);
         let answering = tokio::spawn(async move {
             for _ in 0..2 {
-                let asker = asked.recv().await.unwrap();
-                asker.send(()).unwrap();
+                let question = asked.recv().await.unwrap();
+                question.send(()).unwrap();
             }
             asked
         });

@@ -212,6 +212,7 @@ impl Keeper {
         let mut backoff = Backoff::new();
         let mut last_error = String::new();
         let mut why = "start";
+        let mut registered_with = None;
         loop {
             let ready = self.folder.wait_for(|state| state.kubelet.is_some());
             let ready = tokio::select! {
@@ -230,6 +231,11 @@ impl Keeper {
             match registered {
                 Ok(server) => {
                     last_error.clear();
+                    // Its end shows in several ways, whichever is noticed first.
+                    if registered_with.is_some_and(|kubelet| Some(kubelet) != before.kubelet) {
+                        why = Ended::KubeletRestarted.word();
+                    }
+                    registered_with = before.kubelet;
                     self.context.metrics.count_registration(self.offer.resource(), why);
                     let since = Instant::now();
                     self.status.set(Registration::Registered);

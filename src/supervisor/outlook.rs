@@ -152,6 +152,7 @@ impl Outlook {
         if self.hold == Hold::Ending {
             info!("the driver is in use again");
             self.hold = Hold::No;
+            self.changed = true;
         }
         self.changed |= changed;
         if changed {
@@ -200,6 +201,7 @@ impl Outlook {
 
     /// There is no driver at the moment.
     pub(super) fn take_no_driver(&mut self, why: String) {
+        self.changed |= self.no_driver.as_ref() != Some(&why);
         self.no_driver = Some(why);
         if self.hold == Hold::Ending {
             self.hold = Hold::No;
@@ -210,6 +212,7 @@ impl Outlook {
 
     /// SIGUSR1.
     pub(super) fn hold(&mut self) {
+        self.changed |= self.hold != Hold::Yes;
         self.hold = Hold::Yes;
         self.mark();
     }

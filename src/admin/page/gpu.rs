@@ -8,7 +8,11 @@ use crate::devices::state::{PluginState, RecoveryRule};
 use crate::inventory::{Gpu, MigMode};
 
 /// Heights in the drawing, in pixels.
-const BLOCK: u32 = 58;
+const BLOCK: u32 = 62;
+
+/// Blocks below this part of the row are too narrow on a phone for a profile in one line.
+const NARROW: f64 = 0.2;
+
 const SCALE: u32 = 16;
 
 /// Writes the section for `gpu`.
@@ -18,14 +22,14 @@ pub(super) fn section(page: &mut String, gpu: &Gpu, plugin: &PluginState) {
     let class = if sick { "gpu ill" } else { "gpu" };
     write!(page, "<section class=\"{class}\"><header><h3>GPU {}</h3>", gpu.index).ok();
     write!(page, "<p>{}</p><p class=\"facts\">{}</p>", Text(&gpu.name), Text(&facts(gpu))).ok();
-    write!(page, "<p class=\"mode\">{}</p></header>\n", mode(gpu.mig_mode)).ok();
+    writeln!(page, "<p class=\"mode\">{}</p></header>", mode(gpu.mig_mode)).ok();
     draw(page, gpu, &drawing);
     let problems = problems(gpu, plugin);
     if !problems.is_empty() {
         page.push_str("<ul class=\"problems\">");
-        problems.iter().for_each(|problem| {
+        for problem in &problems {
             write!(page, "<li><b aria-hidden=\"true\">!</b> {}</li>", Text(problem)).ok();
-        });
+        }
         page.push_str("</ul>\n");
     }
     let more = |page: &mut String, note: &str| {
@@ -110,7 +114,7 @@ fn draw(page: &mut String, gpu: &Gpu, drawing: &Drawing) {
     )
     .ok();
     let titles: Vec<_> = drawing.blocks.iter().map(|block| block.title.as_str()).collect();
-    write!(page, "{}</desc>\n", Text(&titles.join(". "))).ok();
+    writeln!(page, "{}</desc>", Text(&titles.join(". "))).ok();
     drawing.blocks.iter().for_each(|block| draw_block(page, block));
     if let Some(slices) = drawing.slices {
         for slice in 0..slices {
@@ -129,16 +133,35 @@ fn draw_block(page: &mut String, block: &Block) {
     write!(
         page,
         "<svg class=\"{class}\" x=\"{x:.3}%\" y=\"0\" width=\"{width:.3}%\" height=\"{BLOCK}\"><title>{}</title>\
-         <g class=\"box\"><rect width=\"100%\" height=\"{BLOCK}\" rx=\"5\"/></g>",
-        Text(title)
+         <rect class=\"box\" x=\"1\" y=\"1\" width=\"99%\" height=\"{}\" rx=\"5\"/>",
+        Text(title),
+        BLOCK - 2
     )
     .ok();
     if *state == State::Sick {
-        page.push_str("<g class=\"mark\"><rect width=\"100%\" height=\"10\" rx=\"5\"/></g>");
+        page.push_str("<rect class=\"mark\" x=\"1\" y=\"1\" width=\"99%\" height=\"8\" rx=\"4\"/>");
     }
-    write!(page, "<text class=\"name\" x=\"8\" y=\"23\">{}</text>", Text(name)).ok();
-    for (line, y) in lines.iter().zip([37, 50]) {
-        write!(page, "<text x=\"8\" y=\"{y}\">{}</text>", Text(line)).ok();
+    let narrow = block.width < NARROW;
+    let short = narrow.then(|| name.rsplit_once('.')).flatten();
+    let wide = if short.is_some() || (narrow && *state == State::Nothing) { " wide" } else { "" };
+    write!(
+        page,
+        "<svg class=\"in{wide}\" x=\"8\" width=\"92%\"><text class=\"name\" y=\"23\">{}</text>",
+        Text(name)
+    )
+    .ok();
+    for (line, y) in lines.iter().zip([38, 52]) {
+        write!(page, "<text y=\"{y}\">{}</text>", Text(line)).ok();
+    }
+    page.push_str("</svg>");
+    if let Some((compute, memory)) = short {
+        let (compute, memory, word) = (Text(compute), Text(memory), Text(state.word()));
+        write!(
+            page,
+            "<svg class=\"in slim\" x=\"5\" width=\"92%\"><text class=\"name\" y=\"23\">{compute}</text>\
+             <text class=\"name\" y=\"37\">{memory}</text><text y=\"52\">{word}</text></svg>"
+        )
+        .ok();
     }
     page.push_str("</svg>\n");
 }

@@ -1,6 +1,6 @@
 //! What lies where on a GPU, and what there is to say of it: values in, values out.
 
-use crate::devices::state::{DeviceState, Holder, PluginState};
+use crate::devices::state::{DeviceState, Holder, PluginState, ReasonState};
 use crate::inventory::{Gpu, MigDevice, Placement};
 
 /// A row of blocks, from left to right.
@@ -44,6 +44,17 @@ pub(super) enum State {
 }
 
 impl State {
+    /// What there is room for in the narrowest block.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Held => "held",
+            Self::Sick => "sick",
+            Self::NotOffered => "–",
+            Self::Nothing => "",
+        }
+    }
+
     pub(super) fn class(self) -> &'static str {
         match self {
             Self::Free => "free",
@@ -81,16 +92,13 @@ pub(super) fn drawing(gpu: &Gpu, plugin: &PluginState) -> Drawing {
         placed.sort_by_key(|(place, device)| (*place, device.compute_instance));
         in_place(gpu, &placed, plugin)
     });
-    match row {
-        Some((slices, blocks)) => Drawing { slices: Some(slices), blocks, notes },
-        None => {
-            notes.push(
-                "Where the instances lie is not known: they are drawn in the order of their numbers."
-                    .to_owned(),
-            );
-            Drawing { slices: None, blocks: side_by_side(gpu, plugin), notes }
-        }
+    if let Some((slices, blocks)) = row {
+        return Drawing { slices: Some(slices), blocks, notes };
     }
+    notes.push(
+        "Where the instances lie is not known: they are drawn in the order of their numbers.".to_owned(),
+    );
+    Drawing { slices: None, blocks: side_by_side(gpu, plugin), notes }
 }
 
 /// Each GPU instance where it lies, with gaps between; `None` where they overlap.
@@ -103,7 +111,11 @@ fn in_place(
     let slices = gpu.memory_slices.max(end).filter(|slices| *slices > 0)?;
     let of_row = |number: u32| f64::from(number) / f64::from(slices);
     // A gap may be free, or belong to an instance that has no MIG device.
-    let gap = if gpu.empty_gpu_instances.is_empty() { "unused" } else { "unused?" };
+    let hidden: Vec<_> = gpu.empty_gpu_instances.iter().map(u32::to_string).collect();
+    let gap = match hidden.as_slice() {
+        [] => "unused".to_owned(),
+        hidden => format!("unused, or GPU instance {}", hidden.join(", ")),
+    };
     let mut blocks = Vec::new();
     let mut at = 0;
     for instance in placed.chunk_by(|(_, one), (_, next)| one.gpu_instance == next.gpu_instance) {
@@ -112,7 +124,7 @@ fn in_place(
             return None;
         }
         if place.start > at {
-            blocks.push(nothing(gap, of_row(at), of_row(place.start - at)));
+            blocks.push(nothing(&gap, of_row(at), of_row(place.start - at)));
         }
         blocks.extend(share(
             of_row(place.start),
@@ -124,7 +136,7 @@ fn in_place(
         at = place.start.saturating_add(place.size);
     }
     if at < slices {
-        blocks.push(nothing(gap, of_row(at), of_row(slices - at)));
+        blocks.push(nothing(&gap, of_row(at), of_row(slices - at)));
     }
     Some((slices, blocks))
 }
@@ -200,24 +212,30 @@ impl<'a> Told<'a> {
     }
 
     fn title(&self, name: &str, holders: &[&Holder]) -> String {
-        let mut title = format!("{} {name}", self.index);
-        match (self.plugin.health(self.uuid), self.plugin.withheld.iter().find(|one| one.uuid == self.uuid)) {
-            (Some(health), _) => title += &format!(": {health}"),
-            (None, Some(withheld)) => title += &format!(": not offered: {}", withheld.reason),
-            (None, None) => title += ": not offered",
-        }
-        for Holder { namespace, pod, container } in holders {
-            title += &format!("; held by {namespace}/{pod} ({container})");
-        }
+        let withheld = self.plugin.withheld.iter().find(|one| one.uuid == self.uuid);
+        let health = match (self.plugin.health(self.uuid), withheld) {
+            (Some(health), _) => health,
+            (None, Some(withheld)) => format!("not offered: {}", withheld.reason),
+            (None, None) => "not offered".to_owned(),
+        };
+        let mut parts = vec![format!("{} {name}: {health}", self.index)];
+        let held_by =
+            |holder: &&Holder| format!("held by {}/{} ({})", holder.namespace, holder.pod, holder.container);
+        parts.extend(holders.iter().map(held_by));
         if holders.is_empty() && self.plugin.holders_unknown.is_none() && !self.entries.is_empty() {
-            title += "; no pod holds it";
+            parts.push("no pod holds it".to_owned());
         }
-        title + "; " + self.uuid
+        parts.push(self.uuid.to_owned());
+        parts.join("; ")
     }
 }
 
 /// The reasons' words, as people say them.
 fn words(device: &DeviceState) -> String {
-    let words: Vec<_> = device.reasons.iter().map(|reason| reason.word.replace('_', " ")).collect();
-    words.join(", ")
+    let word = |reason: &ReasonState| match reason.text.split_once(" (") {
+        // The number says more than the word.
+        Some((xid, _)) if reason.word == "xid" => xid.to_owned(),
+        _ => reason.word.replace('_', " "),
+    };
+    device.reasons.iter().map(word).collect::<Vec<_>>().join(", ")
 }

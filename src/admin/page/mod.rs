@@ -92,7 +92,7 @@ fn headline(inventory: &Inventory, plugin: &PluginState) -> String {
 /// What concerns the node as a whole.
 fn banners(page: &mut String, plugin: &PluginState) {
     let mut banner = |class: &str, word: &str, text: &str| {
-        write!(page, "<p class=\"banner {class}\"><b>{}</b> {}</p>\n", Text(word), Text(text)).ok();
+        writeln!(page, "<p class=\"banner {class}\"><b>{}</b> {}</p>", Text(word), Text(text)).ok();
     };
     if plugin.on_hold {
         banner(
@@ -144,11 +144,12 @@ fn legend(page: &mut String) {
         ("withheld", "not offered"),
         ("nothing", "unused memory"),
     ] {
+        let mark = "<rect class=\"mark\" x=\"1\" y=\"1\" width=\"99%\" height=\"5\" rx=\"2\"/>";
         write!(
             page,
-            "<li><svg class=\"key\" width=\"22\" height=\"14\"><svg class=\"{class}\" width=\"22\" height=\"14\"><g class=\"box\">\
-             <rect width=\"100%\" height=\"14\" rx=\"3\"/></g>{}</svg></svg> {word}</li>",
-            if class == "sick" { "<g class=\"mark\"><rect width=\"100%\" height=\"6\" rx=\"3\"/></g>" } else { "" }
+            "<li><svg class=\"key {class}\" width=\"22\" height=\"14\"><rect class=\"box\" x=\"1\" y=\"1\" width=\"99%\" \
+             height=\"12\" rx=\"3\"/>{}</svg> {word}</li>",
+            if class == "sick" { mark } else { "" }
         )
         .ok();
     }

@@ -51,7 +51,7 @@ pub(super) fn resources(page: &mut String, plugin: &PluginState) {
     let headings = ["Resource", "#Capacity", "#Allocatable", "#Allocated", "#Free", "Registered"];
     table(page, "Resources", &headings, &rows);
     if let Some(why) = plugin.holders_unknown.as_ref().filter(|_| !rows.is_empty()) {
-        write!(page, "<p class=\"note\">Which pods hold devices is not known: {}</p>\n", Text(why)).ok();
+        writeln!(page, "<p class=\"note\">Which pods hold devices is not known: {}</p>", Text(why)).ok();
     }
 }
 

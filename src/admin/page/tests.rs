@@ -130,11 +130,9 @@ fn the_page_loads_nothing_and_runs_nothing() {
 fn named(name: &str) -> NodeState {
     let text = || name.to_owned();
     let mut whole = gpu(1);
-    for (gpu, n) in [(&mut whole, 1)] {
-        gpu.name = text();
-        gpu.uuid = format!("{name}{n}");
-        gpu.pci_bus_id = format!("x{name}");
-    }
+    whole.name = text();
+    whole.uuid = format!("{name}1");
+    whole.pci_bus_id = format!("x{name}");
     let mut inventory = node([mig_gpu(0, &["1g.10gb", "2g.20gb"]), whole]);
     inventory.driver_version = format!("x{name}");
     inventory.cuda_version = Some(text());

@@ -1,4 +1,4 @@
-//! The text format of Prometheus before OpenMetrics (0.0.4), which every tool reads: the samples are the same, but what
+//! The text format of Prometheus before `OpenMetrics` (0.0.4), which every tool reads: the samples are the same, but what
 //! describes them has the samples' name.
 
 /// The same metrics, from what `prometheus-client` writes.

@@ -121,7 +121,7 @@ impl Samples {
             // Only what was counted has these, and it encodes itself.
             Kind::Histogram => return Err(Error),
         };
-        let mut encoder = encoder.encode_descriptor(name, help, None, kind)?;
+        let mut encoder = encoder.encode_descriptor(name, &format!("{help}."), None, kind)?;
         for (values, value) in &self.rows {
             let labels: Vec<_> = labels.iter().copied().zip(values.iter().map(String::as_str)).collect();
             if let MetricType::Info = kind {

@@ -36,7 +36,7 @@ fn series(text: &str) -> Vec<(String, Vec<String>)> {
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     let parse = |line: &str| {
         let (name, rest) = line.split_once(['{', ' ']).unwrap();
-        let labels = line.contains('{').then(|| rest.rsplit_once('}').unwrap().0).unwrap_or_default();
+        let labels = rest.rsplit_once('}').map_or("", |(labels, _)| labels);
         let names =
             labels.split("\",").filter_map(|label| label.split_once('=')).map(|(name, _)| name.to_owned());
         (name.to_owned(), names.collect())
