@@ -1,0 +1,139 @@
+{{- define "mdp.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* The name of all objects. A release that has the chart's name in its own is called just that. */}}
+{{- define "mdp.fullname" -}}
+{{- $name := include "mdp.name" . -}}
+{{- $both := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- default $both .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "mdp.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride -}}
+{{- end -}}
+
+{{- define "mdp.image" -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "mdp.selectorLabels" -}}
+{{- $usual := dict "app.kubernetes.io/name" (include "mdp.name" .) "app.kubernetes.io/instance" .Release.Name -}}
+{{- toYaml (default $usual .Values.selectorLabelsOverride) -}}
+{{- end -}}
+
+{{- define "mdp.labels" -}}
+app.kubernetes.io/name: {{ include "mdp.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- end -}}
+
+{{- define "mdp.podLabels" -}}
+{{- $labels := dict "app.kubernetes.io/name" (include "mdp.name" .) "app.kubernetes.io/instance" .Release.Name -}}
+{{- if .Values.migManager.enabled -}}
+{{- $_ := set $labels "app" "nvidia-device-plugin-daemonset" -}}
+{{- end -}}
+{{- /* The first that has a key wins: nothing may change what the DaemonSet selects by. */ -}}
+{{- toYaml (merge (include "mdp.selectorLabels" . | fromYaml) (default dict .Values.podLabels) $labels) -}}
+{{- end -}}
+
+{{- define "mdp.nodeSelector" -}}
+{{- $selector := deepCopy (default dict .Values.nodeSelector) -}}
+{{- if .Values.migManager.enabled -}}
+{{- $_ := set $selector .Values.migManager.nodeLabel "true" -}}
+{{- end -}}
+{{- if $selector }}{{ toYaml $selector }}{{ end -}}
+{{- end -}}
+
+{{/* A list, or a text with commas: as a text with commas. */}}
+{{- define "mdp.joined" -}}
+{{- if kindIs "slice" . }}{{ join "," . }}{{ else if not (kindIs "invalid" .) }}{{ toString . }}{{ end -}}
+{{- end -}}
+
+{{- define "mdp.configMapName" -}}
+{{- if .Values.config.name -}}
+{{- .Values.config.name -}}
+{{- else if .Values.config.map -}}
+{{- printf "%s-configs" (include "mdp.fullname" . | trunc 55 | trimSuffix "-") -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Which of the named configurations is used; empty for none. */}}
+{{- define "mdp.configKey" -}}
+{{- $config := .Values.config -}}
+{{- if or $config.name $config.map -}}
+{{- if $config.default -}}
+{{- $config.default -}}
+{{- else if $config.map -}}
+{{- $found := "" -}}
+{{- range $config.fallbackStrategies -}}
+{{- if $found -}}
+{{- else if and (eq . "named") (hasKey $config.map "default") -}}
+{{- $found = "default" -}}
+{{- else if and (eq . "single") (eq (len $config.map) 1) -}}
+{{- $found = first (keys $config.map) -}}
+{{- end -}}
+{{- end -}}
+{{- $found -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* "true" where a CDI strategy is chosen, or may be by a configuration that cannot be read here. */}}
+{{- define "mdp.mayUseCdi" -}}
+{{- $config := .Values.config -}}
+{{- if .Values.deviceListStrategy -}}
+{{- if contains "cdi-" (include "mdp.joined" .Values.deviceListStrategy) }}true{{ end -}}
+{{- else if $config.name -}}
+true
+{{- else -}}
+{{- $found := "" -}}
+{{- range $text := $config.map -}}
+{{- $strategy := dig "flags" "plugin" "deviceListStrategy" "" (fromYaml $text) -}}
+{{- if contains "cdi-" (include "mdp.joined" $strategy) }}{{ $found = "true" }}{{ end -}}
+{{- end -}}
+{{- $found -}}
+{{- end -}}
+{{- end -}}
+
+{{/* "true" where MIG devices may be offered, as far as can be seen here. */}}
+{{- define "mdp.mayUseMig" -}}
+{{- if .Values.migStrategy -}}
+{{- if ne .Values.migStrategy "none" }}true{{ end -}}
+{{- else if or .Values.config.name .Values.config.map -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{- define "mdp.securityContext" -}}
+{{- if .Values.securityContext -}}
+{{- toYaml .Values.securityContext -}}
+{{- else -}}
+runAsUser: 0
+runAsGroup: 0
+readOnlyRootFilesystem: true
+{{- if eq .Values.migMonitor "sysAdmin" }}
+# Kubernetes counts a container with CAP_SYS_ADMIN as one that may escalate.
+allowPrivilegeEscalation: true
+capabilities:
+  drop: [ALL]
+  add: [SYS_ADMIN]
+{{- else }}
+allowPrivilegeEscalation: false
+capabilities:
+  drop: [ALL]
+{{- end }}
+seccompProfile:
+  type: RuntimeDefault
+{{- with .Values.seLinuxOptions }}
+seLinuxOptions:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+{{- end -}}
