@@ -1,0 +1,53 @@
+"""Slices that fall ill, and get well again."""
+
+from wait import expect, expect_equal, until
+
+SMALL = "nvidia.com/mig-1g.10gb"
+# Not in the driver's list of errors of applications: the slice is at fault.
+XID = 94
+STATUS_SINCE = 31
+
+
+def xid(setting):
+    setting.begin_with_sevens(**{"healthRecovery": "off"})
+    sick, container = make_sick(setting)
+    expect_equal("the pod's container", container, setting.pods.container("patient"))
+    expect_equal("capacity", {SMALL: 56}, setting.devices("capacity"))
+    note = "allocatable 55 of 56"
+    if setting.cluster.version()[1] >= STATUS_SINCE:
+        def unhealthy():
+            status = setting.pods.get("patient")["status"]["containerStatuses"][0].get("allocatedResourcesStatus", [])
+            return [entry for entry in status for resource in entry["resources"]
+                    if resource["resourceID"] == sick.uuid and resource["health"] == "Unhealthy"]
+        until("the pod's allocatedResourcesStatus to say Unhealthy", unhealthy)
+        note += ", allocatedResourcesStatus Unhealthy"
+    names = [f"pod-{number:02}" for number in range(1, 56)]
+    setting.pods.delete("patient")
+    setting.pods.make(*names, "too-many", resource=SMALL)
+    until("55 pods to be running", lambda: sum(pod["status"]["phase"] == "Running" for pod in setting.pods.list()) == 55, 300)
+    devices = until("their logs", lambda: (found := setting.pods.devices()) and len(found) == 55 and found)
+    expect(sick.uuid not in devices.values(), f"a pod was given the sick slice {sick.uuid}")
+    return note
+
+
+def recovery(setting):
+    setting.begin_with_sevens(**{"healthRecoveryQuiet": "5s"})
+    _, container = make_sick(setting)
+    setting.wait_for_allocatable({SMALL: 56})
+    expect_equal("the pod's container", container, setting.pods.container("patient"))
+
+
+def make_sick(setting):
+    """A pod whose slice has an Xid: the slice and the pod's container."""
+    setting.pods.run("patient", resource=SMALL)
+    container = setting.pods.container("patient")
+    sick = setting.node.slices()[setting.pods.device("patient")]
+    setting.node.xid(XID, sick)
+    setting.wait_for_allocatable({SMALL: 55})
+    return sick, container
+
+
+CASES = {
+    "an Xid takes one slice away, its pod stays": xid,
+    "a slice that stays quiet comes back": recovery,
+}
