@@ -65,8 +65,19 @@ class Pods:
         self.cluster.kubectl("delete", "pods", "--selector", LABEL, "--wait", seconds=300)
 
     def execute(self, name, script):
-        """What `kubectl exec` prints."""
-        return self.cluster.kubectl("exec", name, "--", "sh", "-c", script)
+        """What `kubectl exec` prints. A kubelet that has just started, or whose runtime has, refuses for a while."""
+        def printed():
+            nonlocal refusal
+            try:
+                return self.cluster.kubectl("exec", name, "--", "sh", "-c", f"{script}\necho done")
+            except Failed as error:
+                refusal = error
+                return None
+        refusal = None
+        try:
+            return until(f"kubectl exec in pod {name}", printed, 60).removesuffix("done\n")
+        except Failed as error:
+            raise refusal or error from error
 
     def device(self, name):
         """What the pod's variable says, by `kubectl exec`."""
