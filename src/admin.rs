@@ -12,11 +12,12 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use crate::metrics::Metrics;
+use crate::supervisor::Snapshot;
 
 /// What `prometheus-client` writes.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -28,7 +29,11 @@ const MAX_CONNECTIONS: usize = 16;
 const READ_LIMIT: Duration = Duration::from_secs(10);
 
 /// Answers on `listener` for as long as the program runs.
-pub(crate) async fn serve(listener: TcpListener, metrics: Metrics) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    metrics: Metrics,
+    _shown: watch::Receiver<Option<Arc<Snapshot>>>,
+) {
     if let Ok(address) = listener.local_addr() {
         info!(%address, "serving metrics");
     }

@@ -2,8 +2,10 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::cli::{self, Command};
 use crate::config::command::{self, CommandError, ConfigCommand};
@@ -11,7 +13,7 @@ use crate::config::{self, Config, ConfigError, ConfigSource, Values};
 use crate::devices::{self, Format};
 use crate::explain::command::{ExplainArgs, ExplainError, Misfit};
 use crate::nvml::{self, DriverError};
-use crate::serve;
+use crate::serve::{self, Served};
 use crate::supervisor::SupervisorError;
 use crate::telemetry;
 
@@ -63,8 +65,22 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Result<(), AppErro
         Some(Command::Devices { output }) => print_devices(&values, output),
         Some(Command::Config(command)) => configure(&command, &values),
         Some(Command::Explain(arguments)) => explain(&values, &arguments),
-        None => serve::serve(&ConfigSource::new(values, our_uid())),
+        None => match serve::serve(&ConfigSource::new(values, our_uid()))? {
+            Served::Stopped => Ok(()),
+            Served::StaleLibrary(library) => Err(begin_anew(&library)),
+        },
     }
+}
+
+/// Replaces this process image by itself, under the same process ID: the container is not restarted, and the loader
+/// forgets the library that could not be unloaded. Returns only if that fails.
+fn begin_anew(library: &Path) -> AppError {
+    warn!(library = %library.display(), "the driver's library was replaced by another one: loading this program anew");
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    // The link leads to the file that runs, also where it has been replaced since.
+    let source = std::process::Command::new("/proc/self/exe").arg0(name).args(arguments).exec();
+    AppError::System { what: "load this program anew", source }
 }
 
 /// Whether something is wrong with what the program was given: it ends with `EX_USAGE` then.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::inventory::{DeviceNode, Gpu, Inventory, MigDevice, MigMode, Placement};
+use crate::inventory::{DeviceNode, Gpu, Inventory, MigDevice, MigMode, Placement, RecoveryAction};
 use crate::resource::allocate::Rules;
 use crate::resource::policy::{
     AllocationPolicy, DeviceIdStrategy, DeviceListStrategy, Features, Imex, OfferPolicy,
@@ -49,6 +49,7 @@ pub(crate) fn gpu(index: u32) -> Gpu {
         node: present(format!("/dev/nvidia{index}")),
         mig_devices: Vec::new(),
         empty_gpu_instances: Vec::new(),
+        recovery_action: Some(RecoveryAction::None),
         problem: None,
     }
 }
@@ -78,6 +79,7 @@ pub(crate) fn mig_device(gpu: u32, n: u32, profile: &str) -> MigDevice {
         gpu_instance_node: Some(present(format!("/dev/nvidia-caps/nvidia-cap{cap}"))),
         compute_instance_node: Some(present(format!("/dev/nvidia-caps/nvidia-cap{}", cap + 1))),
         access_file: Some(format!("/proc/gpu{gpu}/gi{gpu_instance}/ci0/access").into()),
+        access_stamp: None,
         problem: None,
     }
 }

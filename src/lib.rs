@@ -56,6 +56,7 @@ pub mod devices;
 pub mod explain;
 #[cfg(test)]
 mod fixtures;
+pub mod health;
 pub mod inventory;
 pub mod kubelet;
 pub mod metrics;

@@ -1,10 +1,12 @@
 //! The daemon's composition: makes the channels, starts the parts, hands them configurations, ends them on a signal.
 
 use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -16,10 +18,28 @@ use crate::kubelet::{self, Context};
 use crate::metrics::Metrics;
 use crate::nvml::Session;
 use crate::resource::policy::DeviceIdStrategy;
-use crate::supervisor::{self, Inputs, Reload};
+use crate::supervisor::{self, Carried, Command, Inputs, Reload, Snapshot};
+
+/// How serving ended.
+#[derive(Debug)]
+pub(crate) enum Served {
+    /// By SIGTERM or SIGINT.
+    Stopped,
+    /// This process cannot load the driver's library that is there now; a new image of it can.
+    StaleLibrary(PathBuf),
+}
+
+impl From<supervisor::Ended> for Served {
+    fn from(ended: supervisor::Ended) -> Self {
+        match ended {
+            supervisor::Ended::Stopped => Self::Stopped,
+            supervisor::Ended::StaleLibrary(library) => Self::StaleLibrary(library),
+        }
+    }
+}
 
 /// Serves until SIGTERM or SIGINT, with the configuration that `source` has at each moment.
-pub(crate) fn serve(source: &ConfigSource) -> Result<(), AppError> {
+pub(crate) fn serve(source: &ConfigSource) -> Result<Served, AppError> {
     let config = source.load()?;
     warn_of(&config);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -32,29 +52,31 @@ pub(crate) fn serve(source: &ConfigSource) -> Result<(), AppError> {
 
 /// Why a round of serving ended without an error.
 enum Ended {
-    Stopped,
+    Served(Served),
     /// Something changed that is fixed while the parts run.
     Restart(Box<Config>),
 }
 
-async fn run(mut config: Config, source: &ConfigSource) -> Result<(), AppError> {
+async fn run(mut config: Config, source: &ConfigSource) -> Result<Served, AppError> {
     let mut signals =
         Signals::new().map_err(|source| AppError::System { what: "listen for signals", source })?;
     let mut changes = source.watch(&config);
     let metrics = Metrics::new();
+    let (show, shown) = watch::channel(None);
     if let Some(address) = config.http_address {
         let listener = admin::bind(address).await;
         let listener =
             listener.map_err(|source| AppError::System { what: "listen on --http-address", source })?;
         // Ends with the runtime.
-        tokio::spawn(admin::serve(listener, metrics.clone()));
+        tokio::spawn(admin::serve(listener, metrics.clone(), shown));
     }
     info!(version = env!("CARGO_PKG_VERSION"), kubelet_socket = %config.kubelet_socket.display(), "starting");
+    let mut lasting = Lasting { carried: Carried::default(), metrics, show };
     loop {
-        match round(config, source, &mut changes, &mut signals, &metrics).await? {
-            Ended::Stopped => {
+        match round(config, source, &mut changes, &mut signals, &mut lasting).await? {
+            Ended::Served(served) => {
                 info!("stopped");
-                return Ok(());
+                return Ok(served);
             }
             Ended::Restart(next) => {
                 info!("the new configuration changes what is fixed while the parts run: starting over");
@@ -66,18 +88,27 @@ async fn run(mut config: Config, source: &ConfigSource) -> Result<(), AppError> 
     }
 }
 
+/// What outlives a round.
+struct Lasting {
+    carried: Carried,
+    metrics: Metrics,
+    show: watch::Sender<Option<Arc<Snapshot>>>,
+}
+
 /// Serves with everything that `config` fixes.
 async fn round(
     config: Config,
     source: &ConfigSource,
     changes: &mut Changes,
     signals: &mut Signals,
-    metrics: &Metrics,
+    lasting: &mut Lasting,
 ) -> Result<Ended, AppError> {
+    let Lasting { carried, metrics, show } = lasting;
     let stopping = CancellationToken::new();
-    let (report_sender, reports) = mpsc::channel(1);
+    let (report_sender, reports) = mpsc::channel(64);
     let (endpoint_sender, endpoints) = mpsc::channel(64);
-    let (reload_sender, reloads) = mpsc::channel(1);
+    let (command_sender, commands) = mpsc::channel(4);
+    let (pulse_sender, pulse) = mpsc::channel(4);
     let session = Session::spawn(config.paths.clone(), config.rescan_interval, report_sender)
         .map_err(|source| AppError::System { what: "start the driver's thread", source })?;
     let context = Context {
@@ -91,36 +122,74 @@ async fn round(
     };
     kubelet::sweep(context.plugin_folder()).await;
     let cdi = Cdi::new(config.cdi.clone(), config.paths.clone());
-    let inputs = Inputs { reports, endpoints, reloads };
-    let policy = config.policy.clone();
-    let served = supervisor::run(policy, context, cdi, inputs, || session.rescan(), stopping.clone());
+    let inputs = Inputs { reports, endpoints, commands, pulse };
+    let begin_with = reload_of(&config);
+    let served = supervisor::run(
+        begin_with,
+        context,
+        cdi,
+        inputs,
+        &session,
+        carried,
+        (show, pulse_sender),
+        stopping.clone(),
+    );
     tokio::pin!(served);
     let mut current = config;
+    let mut on_hold = false;
+    // Starting over would open the driver, so it waits for the hold's end.
+    let mut postponed = None;
     let ended = loop {
         let happened = tokio::select! {
-            result = &mut served => return result.map(|()| Ended::Stopped).map_err(AppError::from),
+            result = &mut served => return Ok(Ended::Served(result?.into())),
             happened = signals.next() => happened,
             () = changes.next() => Happened::ConfigChanged,
         };
-        match happened {
-            Happened::Stop => break Ended::Stopped,
-            Happened::HangUp => session.rescan(),
-            Happened::ConfigChanged => {}
-        }
-        let Some(next) = reload(source, metrics) else { continue };
-        if current.needs_restart(&next) {
-            break Ended::Restart(Box::new(next));
-        }
-        let reload = Reload { policy: next.policy.clone(), rules: next.rules.clone() };
-        current = next;
+        let command = match happened {
+            Happened::Stop => break Ended::Served(Served::Stopped),
+            Happened::Hold => {
+                on_hold = true;
+                Command::Hold
+            }
+            Happened::Resume => match postponed.take() {
+                Some(next) => break Ended::Restart(next),
+                None => {
+                    on_hold = false;
+                    Command::Resume
+                }
+            },
+            Happened::HangUp | Happened::ConfigChanged => {
+                if matches!(happened, Happened::HangUp) {
+                    session.rescan();
+                }
+                let Some(next) = reload(source, metrics) else { continue };
+                postponed = None;
+                if current.needs_restart(&next) {
+                    if !on_hold {
+                        break Ended::Restart(Box::new(next));
+                    }
+                    info!(
+                        "the new configuration changes what is fixed while the parts run: it waits for SIGUSR2"
+                    );
+                    postponed = Some(Box::new(next));
+                    continue;
+                }
+                current = next;
+                Command::Reload(Box::new(reload_of(&current)))
+            }
+        };
         tokio::select! {
-            result = &mut served => return result.map(|()| Ended::Stopped).map_err(AppError::from),
-            _ = reload_sender.send(reload) => {}
+            result = &mut served => return Ok(Ended::Served(result?.into())),
+            _ = command_sender.send(command) => {}
         }
     };
     stopping.cancel();
     served.await?;
     Ok(ended)
+}
+
+fn reload_of(config: &Config) -> Reload {
+    Reload { policy: config.policy.clone(), rules: config.rules.clone() }
 }
 
 /// The configuration as it is now; the last good one stays where it cannot be used.
@@ -143,11 +212,6 @@ fn reload(source: &ConfigSource, metrics: &Metrics) -> Option<Config> {
 
 fn warn_of(config: &Config) {
     config.warnings.iter().for_each(|warning| warn!("{warning}"));
-    for variable in ["DP_DISABLE_HEALTHCHECKS", "DP_ENABLE_HEALTHCHECKS"] {
-        if std::env::var_os(variable).is_some_and(|value| !value.is_empty()) {
-            warn!("{variable} has no effect: health is not judged by Xid events yet");
-        }
-    }
     if config.rules.ids == DeviceIdStrategy::Index {
         warn!(
             "--device-id-strategy=index: the kubelet keeps an answer for the life of a pod, and an index names another \
@@ -159,6 +223,8 @@ fn warn_of(config: &Config) {
 enum Happened {
     Stop,
     HangUp,
+    Hold,
+    Resume,
     ConfigChanged,
 }
 
@@ -167,6 +233,8 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
+    hold: Signal,
+    resume: Signal,
 }
 
 impl Signals {
@@ -175,6 +243,8 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
+            hold: signal(SignalKind::user_defined1())?,
+            resume: signal(SignalKind::user_defined2())?,
         })
     }
 
@@ -186,6 +256,11 @@ impl Signals {
                 info!("SIGHUP: looking at the driver and the configuration again");
                 Happened::HangUp
             }
+            _ = self.hold.recv() => {
+                info!("SIGUSR1: withdrawing all devices and leaving the driver alone");
+                Happened::Hold
+            }
+            _ = self.resume.recv() => { info!("SIGUSR2: using the driver again"); Happened::Resume }
         }
     }
 }

@@ -53,6 +53,7 @@ fn value_name(kind: &Kind) -> &'static str {
         Kind::Channels => "IDS",
         Kind::Selectors | Kind::Devices => "DEVICES",
         Kind::Address => "ADDRESS",
+        Kind::Checks => "CHECKS",
         Kind::Level => "LEVEL",
         Kind::Name => "NAME",
         Kind::Text | Kind::Pattern | Kind::ProfilePattern | Kind::Replicas | Kind::Refused(_) => "TEXT",

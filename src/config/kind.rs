@@ -8,6 +8,7 @@ use tracing::Level;
 use tracing_subscriber::filter::Targets;
 
 use super::near::did_you_mean;
+use crate::health::Check;
 use crate::inventory::Profile;
 use crate::resource::ResourceName;
 use crate::resource::policy::{DeviceRef, Selector};
@@ -51,8 +52,10 @@ pub(super) enum Kind {
     Channels,
     /// Devices and profiles.
     Selectors,
-    /// An address to listen on; an empty one counts as none.
+    /// An address to listen on; an empty one is none, also where there is a default.
     Address,
+    /// Health checks.
+    Checks,
     /// A level, or levels per module.
     Level,
     /// A resource's name.
@@ -72,12 +75,20 @@ pub(super) enum Kind {
 impl Kind {
     /// Whether the file may have a list for it.
     pub(super) fn is_list(&self) -> bool {
-        matches!(self, Self::Choices(_) | Self::Users | Self::Channels | Self::Selectors | Self::Devices)
+        matches!(
+            self,
+            Self::Choices(_) | Self::Users | Self::Channels | Self::Selectors | Self::Devices | Self::Checks
+        )
     }
 
     /// Whether an empty text counts as none.
     pub(super) fn may_be_empty(&self) -> bool {
-        matches!(self, Self::OptionalPath | Self::File | Self::Address)
+        matches!(self, Self::OptionalPath | Self::File)
+    }
+
+    /// Whether an empty text is a value like others, also in a variable.
+    pub(super) fn takes_empty(&self) -> bool {
+        matches!(self, Self::Address)
     }
 
     /// What is allowed, as the end of the sentence "it is …".
@@ -101,8 +112,9 @@ impl Kind {
                                 (1g.10gb), or several with commas between"
                     .to_owned()
             }
+            Self::Checks => "all, xids, or Xids by number, with commas between".to_owned(),
             Self::Address => {
-                "a port behind a colon (:9413), or an IP address and a port (127.0.0.1:9413, [::1]:9413)"
+                "empty, a port behind a colon (:9413), or an IP address and a port (127.0.0.1:9413, [::1]:9413)"
                     .to_owned()
             }
             Self::Level => {
@@ -141,6 +153,7 @@ impl Kind {
             Self::Channels => parts(text).all(|part| part.parse() == Ok(0_u32)),
             Self::Selectors => parts(text).all(|part| selector(part).is_some()),
             Self::Address => text.is_empty() || address(text).is_some(),
+            Self::Checks => parts(text).all(|part| part.parse::<Check>().is_ok()),
             Self::Level => text.parse::<Level>().is_ok() || text.parse::<Targets>().is_ok(),
             Self::Pattern => !text.trim().is_empty(),
             Self::ProfilePattern => {

@@ -36,6 +36,7 @@ use self::file::File;
 use self::values::{Given, Origin};
 use self::watch::Seen;
 use crate::cdi::CdiOptions;
+use crate::health::{Checks, HealthPolicy, Recovery};
 use crate::kubelet::SocketNames;
 use crate::nvml::Paths;
 use crate::resource::allocate::Rules;
@@ -220,6 +221,7 @@ impl Merged {
                 time_slicing: file.offer.time_slicing,
                 withhold: values.list("withhold", kind::selector).collect(),
             },
+            health: health(&values),
             removal_grace: values.duration("removal-grace"),
             pod_resources_socket: values.path("pod-resources-socket"),
             fail_on_init_error: values.is("fail-on-init-error"),
@@ -284,6 +286,18 @@ fn rules(values: &Values, device_specs: DeviceSpecs) -> Rules {
             "distributed" => AllocationPolicy::Distributed,
             "packed" => AllocationPolicy::Packed,
             _ => AllocationPolicy::Unset,
+        },
+    }
+}
+
+fn health(values: &Values) -> HealthPolicy {
+    let checks = |id| values.list(id, |check| check.parse().ok()).collect::<Vec<_>>();
+    let (disabled, enabled) = (checks("disable-healthchecks"), checks("enable-healthchecks"));
+    HealthPolicy {
+        checks: Checks::new(&disabled, &enabled, values.text("health-unknown-xids") == "unhealthy"),
+        recovery: match values.text("health-recovery") {
+            "off" => Recovery::Off,
+            _ => Recovery::Auto { quiet: values.duration("health-recovery-quiet") },
         },
     }
 }

@@ -302,9 +302,11 @@ pub(super) const GROUPS: &[Group] = &[
                 "http-address",
                 "",
                 Kind::Address,
-                "where metrics are served, at /metrics, such as :9413; where it is not set, nowhere",
+                "where metrics, probes and a page about the node are served; empty: nowhere",
             )
-            .env(&["HTTP_ADDRESS"]),
+            .env(&["HTTP_ADDRESS"])
+            .or(":9413")
+            .everywhere(),
             Setting::new(
                 "mps-root",
                 "flags.mpsRoot",
@@ -312,6 +314,53 @@ pub(super) const GROUPS: &[Group] = &[
                 "accepted because NVIDIA's chart sets it; without sharing.mps it means nothing",
             )
             .env(&["MPS_ROOT"]),
+        ],
+    },
+    Group {
+        heading: "Health",
+        about: "[health.md](health.md) says what makes a device sick and what makes it well.",
+        settings: &[
+            Setting::new(
+                "disable-healthchecks",
+                "flags.plugin.disableHealthchecks",
+                Kind::Checks,
+                "errors that make no device sick, besides Xids 13, 31, 43, 45, 68 and 109: Xids by number, xids for all of \
+                 them, or all for other errors too",
+            )
+            .env(&["DP_DISABLE_HEALTHCHECKS"]),
+            Setting::new(
+                "enable-healthchecks",
+                "flags.plugin.enableHealthchecks",
+                Kind::Checks,
+                "errors that make a device sick all the same: Xids by number, xids or all; it wins over \
+                 --disable-healthchecks",
+            )
+            .env(&["DP_ENABLE_HEALTHCHECKS"]),
+            Setting::new(
+                "health-unknown-xids",
+                "flags.plugin.healthUnknownXids",
+                Kind::Choice(words(&["unhealthy", "ignore"])),
+                "what an Xid does that this program's catalogue does not have",
+            )
+            .env(&["HEALTH_UNKNOWN_XIDS"])
+            .or("unhealthy"),
+            Setting::new(
+                "health-recovery",
+                "flags.plugin.healthRecovery",
+                Kind::Choice(words(&["auto", "off"])),
+                "whether a sick device gets well again when the driver says that its GPU needs nothing more; off: never, \
+                 until a restart",
+            )
+            .env(&["HEALTH_RECOVERY"])
+            .or("auto"),
+            Setting::new(
+                "health-recovery-quiet",
+                "flags.plugin.healthRecoveryQuiet",
+                Kind::Duration,
+                "how long nothing may have happened to a device before it gets well; doubled with each relapse",
+            )
+            .env(&["HEALTH_RECOVERY_QUIET"])
+            .or("10s"),
         ],
     },
     Group {

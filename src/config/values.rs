@@ -82,10 +82,10 @@ impl Values {
             let flag = matches.try_get_many::<String>(setting.flag).ok().flatten();
             let flag = flag.map(|texts| texts.cloned().collect::<Vec<_>>().join(","));
             let variables = setting.variables.iter();
+            let counts = |text: &String| setting.kind.takes_empty() || !text.is_empty();
             let variable = || {
-                variables
-                    .map(|name| (*name, environment(name).unwrap_or_default()))
-                    .find(|(_, text)| !text.is_empty())
+                let mut set = variables.filter_map(|name| Some((*name, environment(name)?)));
+                set.find(|(_, text)| counts(text))
             };
             if let Some(text) = flag {
                 values.set(setting, Given { text, origin: Origin::Flag(setting.flag) });

@@ -19,6 +19,7 @@ fn gpu(index: u32, name: &str, memory_mib: u64, memory_slices: u32) -> Gpu {
         node: node(format!("/dev/nvidia{index}")),
         mig_devices: Vec::new(),
         empty_gpu_instances: Vec::new(),
+        recovery_action: None,
         problem: None,
     }
 }
@@ -49,6 +50,7 @@ fn slice(
         gpu_instance_node: Some(node(format!("/dev/nvidia-caps/nvidia-cap{cap}"))),
         compute_instance_node: Some(node(format!("/dev/nvidia-caps/nvidia-cap{}", cap + 1 + ci))),
         access_file: Some(format!("/proc/driver/nvidia/capabilities/gpu0/mig/gi{gi}/ci{ci}/access").into()),
+        access_stamp: None,
         problem: None,
     });
 }
@@ -61,6 +63,7 @@ fn node_with(gpus: Vec<Gpu>) -> Inventory {
         gpus,
         control_nodes: vec![node("/dev/nvidiactl".to_owned()), node("/dev/nvidia-uvm".to_owned())],
         problems: Vec::new(),
+        sees_instances: None,
     }
 }
 
@@ -243,7 +246,8 @@ GPU 2: NVIDIA A30, MIG on
 #[test]
 fn problems_are_listed_at_the_end() {
     let mut sick = h100();
-    sick.mig_devices[1].problem = Some("nvmlDeviceGetUUID: timed out (NVML_ERROR_TIMEOUT)".to_owned());
+    sick.mig_devices[1].problem =
+        Some(crate::inventory::Trouble::unreadable("nvmlDeviceGetUUID: timed out (NVML_ERROR_TIMEOUT)"));
     if let Some(node) = &mut sick.mig_devices[2].gpu_instance_node {
         node.exists = false;
     }
@@ -251,7 +255,8 @@ fn problems_are_listed_at_the_end() {
     let problem = |gpu, mig_device, reason: &str, left_out| Problem {
         gpu,
         mig_device,
-        reason: reason.to_owned(),
+        uuid: None,
+        reason: crate::inventory::Trouble::unreadable(reason),
         left_out,
     };
     inventory.problems = vec![
@@ -306,7 +311,8 @@ fn json_and_yaml_come_back_as_the_same_inventory() {
     inventory.problems.push(Problem {
         gpu: 1,
         mig_device: None,
-        reason: "a: b # c".to_owned(),
+        uuid: None,
+        reason: crate::inventory::Trouble::unreadable("a: b # c"),
         left_out: true,
     });
     let json = render(&inventory, Format::Json).unwrap();

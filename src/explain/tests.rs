@@ -218,13 +218,19 @@ fn a_part_of_a_gpu_instance_shares_its_memory() {
 #[test]
 fn what_cannot_be_read_or_used_is_told() {
     let mut sick = full(mig_gpu(0, &["1g.10gb", "1g.10gb"]));
-    sick.mig_devices[0].problem = Some("NVML_ERROR_TIMEOUT".to_owned());
+    sick.mig_devices[0].problem = Some(crate::inventory::Trouble::unreadable("NVML_ERROR_TIMEOUT"));
     sick.mig_devices[1].gpu_instance_node.as_mut().unwrap().exists = false;
     let mut lost = gpu(1);
-    lost.problem = Some("GPU is lost".to_owned());
+    lost.problem = Some(crate::inventory::Trouble::lost("GPU is lost"));
     lost.node.exists = false;
     let mut inventory = node([sick, lost, full(mig_gpu(2, &[]))]);
-    let problem = |gpu, mig_device, left_out| Problem { gpu, mig_device, reason: "why".to_owned(), left_out };
+    let problem = |gpu, mig_device, left_out| Problem {
+        gpu,
+        mig_device,
+        uuid: None,
+        reason: crate::inventory::Trouble::unreadable("why"),
+        left_out,
+    };
     inventory.problems = vec![problem(3, None, true), problem(2, Some(1), true), problem(0, Some(1), false)];
     assert_eq!(
         warnings(&inventory),

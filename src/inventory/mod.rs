@@ -31,6 +31,10 @@ pub struct Inventory {
     pub control_nodes: Vec<DeviceNode>,
     /// What could not be read, so that nothing is missing without a reason.
     pub problems: Vec<Problem>,
+    /// Whether the driver lets this process see single instances: without the privilege it tells neither where one
+    /// lies nor which of them an event is about. `None` while no GPU has an instance to ask about.
+    #[serde(default)]
+    pub sees_instances: Option<bool>,
 }
 
 /// One GPU, in MIG mode or not.
@@ -61,8 +65,11 @@ pub struct Gpu {
     pub mig_devices: Vec<MigDevice>,
     /// GPU instances that have no compute instance: half-made, so nothing can run on them yet.
     pub empty_gpu_instances: Vec<u32>,
+    /// What the GPU needs before it can be used again; `None` where its driver does not tell (before 570 or so).
+    #[serde(default)]
+    pub recovery_action: Option<RecoveryAction>,
     /// Why this GPU's devices cannot be used at the moment, e.g. `GPU is lost`.
-    pub problem: Option<String>,
+    pub problem: Option<Trouble>,
 }
 
 impl Gpu {
@@ -110,8 +117,11 @@ pub struct MigDevice {
     /// The capability file below the proc root that stands and falls with this device,
     /// `…/capabilities/gpu0/mig/gi7/ci0/access`. `None` where it was not there when the device was found.
     pub access_file: Option<PathBuf>,
+    /// Which file that was, so that a later slice's under the same name is not taken for it.
+    #[serde(skip)]
+    pub access_stamp: Option<FileStamp>,
     /// Why this device cannot be used at the moment.
-    pub problem: Option<String>,
+    pub problem: Option<Trouble>,
 }
 
 impl MigDevice {
@@ -135,6 +145,106 @@ impl MigDevice {
             && agree(self.placement.as_ref(), other.placement.as_ref())
             && agree(path(self.gpu_instance_node.as_ref()), path(other.gpu_instance_node.as_ref()))
             && agree(path(self.compute_instance_node.as_ref()), path(other.compute_instance_node.as_ref()))
+    }
+}
+
+/// Tells a file from a later one of the same name. The kernel gives a file of procfs a new time when it is made, and
+/// may give it a new time for no reason, so that a difference is a doubt and not a proof.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileStamp {
+    /// The file system's number.
+    pub device: u64,
+    /// The inode's number, which a later file may get again.
+    pub inode: u64,
+    /// Last change of the inode, in ns since 1970.
+    pub changed_ns: i128,
+}
+
+/// What a GPU needs before it can be used again (nvml.h, `nvmlDeviceGpuRecoveryAction_t`, read as field 230).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RecoveryAction {
+    /// Nothing.
+    None,
+    /// A reset of the GPU.
+    Reset,
+    /// A reboot of the node.
+    Reboot,
+    /// An end of its peer-to-peer traffic.
+    DrainP2p,
+    /// An end of its work, then a reset.
+    DrainAndReset,
+    /// A recovery of its IMEX domain.
+    RecoverImex,
+    /// Something newer than this program.
+    Other(u32),
+}
+
+impl RecoveryAction {
+    /// The action that NVML means by this number.
+    pub fn from_nvml(number: u64) -> Self {
+        match number {
+            0 => Self::None,
+            1 => Self::Reset,
+            2 => Self::Reboot,
+            3 => Self::DrainP2p,
+            4 => Self::DrainAndReset,
+            5 => Self::RecoverImex,
+            other => Self::Other(u32::try_from(other).unwrap_or(u32::MAX)),
+        }
+    }
+}
+
+impl fmt::Display for RecoveryAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "nothing",
+            Self::Reset => "a reset of the GPU",
+            Self::Reboot => "a reboot of the node",
+            Self::DrainP2p => "an end of its peer-to-peer traffic",
+            Self::DrainAndReset => "an end of its work and then a reset of the GPU",
+            Self::RecoverImex => "a recovery of its IMEX domain",
+            Self::Other(number) => return write!(f, "recovery action {number}"),
+        })
+    }
+}
+
+/// Why something cannot be used or read at the moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// What it means.
+    pub kind: TroubleKind,
+    /// What failed, with NVML's words.
+    pub text: String,
+}
+
+/// The kinds of [`Trouble`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum TroubleKind {
+    /// The GPU has gone from the bus, or answers nothing until it is reset.
+    Lost,
+    /// A call about it does not come back.
+    NoAnswer,
+    /// A call about it failed.
+    Unreadable,
+}
+
+impl Trouble {
+    /// A failed call that says nothing more.
+    pub fn unreadable(text: impl Into<String>) -> Self {
+        Self { kind: TroubleKind::Unreadable, text: text.into() }
+    }
+
+    /// A lost GPU.
+    pub fn lost(text: impl Into<String>) -> Self {
+        Self { kind: TroubleKind::Lost, text: text.into() }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
 }
 
@@ -175,8 +285,11 @@ pub struct Problem {
     pub gpu: u32,
     /// Index of the MIG device within it; `None` where the whole GPU is meant.
     pub mig_device: Option<u32>,
-    /// What failed, with NVML's words.
-    pub reason: String,
+    /// UUID of the GPU or MIG device, where the driver told it before something failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    /// What failed.
+    pub reason: Trouble,
     /// Whether the thing is left out of the inventory for it. Otherwise only a detail is missing.
     pub left_out: bool,
 }
@@ -198,30 +311,39 @@ impl Inventory {
     pub fn with_unreadable_from(mut self, previous: &Self) -> Self {
         let left_out: Vec<Problem> = self.problems.iter().filter(|p| p.left_out).cloned().collect();
         for problem in left_out {
-            let Some(old) = previous.gpus.iter().find(|gpu| gpu.index == problem.gpu) else { continue };
-            let current = self.gpus.iter_mut().find(|gpu| gpu.uuid == old.uuid);
-            match (problem.mig_device, current) {
-                (None, None) => {
-                    let mut gpu = old.clone();
-                    gpu.problem = Some(problem.reason);
-                    self.gpus.push(gpu);
-                }
-                (Some(index), Some(gpu)) => {
-                    let Some(device) = old.mig_devices.iter().find(|device| device.index == index) else {
-                        continue;
-                    };
-                    if gpu.mig_devices.iter().all(|other| other.uuid != device.uuid) {
-                        let mut device = device.clone();
-                        device.problem = Some(problem.reason);
-                        gpu.mig_devices.push(device);
-                        gpu.mig_devices.sort_by_key(|device| (device.gpu_instance, device.compute_instance));
-                    }
-                }
-                (None, Some(_)) | (Some(_), None) => {}
+            match problem.mig_device {
+                None => self.keep_gpu(previous, problem),
+                Some(index) => self.keep_mig_device(previous, index, problem),
             }
         }
         self.gpus.sort_by_key(|gpu| gpu.index);
         self
+    }
+
+    fn keep_gpu(&mut self, previous: &Self, problem: Problem) {
+        let by_uuid = |gpu: &&Gpu| problem.uuid.as_ref().is_none_or(|uuid| *uuid == gpu.uuid);
+        let by_index = |gpu: &&Gpu| problem.uuid.is_some() || gpu.index == problem.gpu;
+        let Some(old) = previous.gpus.iter().filter(by_uuid).find(by_index) else { return };
+        if self.gpus.iter().all(|gpu| gpu.uuid != old.uuid) {
+            self.gpus.push(Gpu { index: problem.gpu, problem: Some(problem.reason), ..old.clone() });
+        }
+    }
+
+    /// By UUID where that is known, since indices move when instances come and go. Without it an index can only mean
+    /// a device that is found nowhere else.
+    fn keep_mig_device(&mut self, previous: &Self, index: u32, problem: Problem) {
+        let Some(gpu) = self.gpus.iter_mut().find(|gpu| gpu.index == problem.gpu) else { return };
+        let Some(old) = previous.gpus.iter().find(|old| old.uuid == gpu.uuid) else { return };
+        let mut candidates = old.mig_devices.iter();
+        let old = match &problem.uuid {
+            Some(uuid) => candidates.find(|device| device.uuid == *uuid),
+            None => candidates.find(|device| device.index == index),
+        };
+        let Some(old) = old else { return };
+        if gpu.mig_devices.iter().all(|device| device.uuid != old.uuid && device.index != index) {
+            gpu.mig_devices.push(MigDevice { index, problem: Some(problem.reason), ..old.clone() });
+            gpu.mig_devices.sort_by_key(|device| (device.gpu_instance, device.compute_instance));
+        }
     }
 }
 

@@ -2,7 +2,7 @@ use super::*;
 use crate::fixtures::{gpu, mig_device, mig_gpu, node};
 
 fn left_out(gpu: u32, mig_device: Option<u32>) -> Problem {
-    Problem { gpu, mig_device, reason: "it does not answer".to_owned(), left_out: true }
+    Problem { gpu, mig_device, uuid: None, reason: Trouble::unreadable("it does not answer"), left_out: true }
 }
 
 fn with_problems(mut inventory: Inventory, problems: Vec<Problem>) -> Inventory {
@@ -16,7 +16,7 @@ fn a_gpu_that_does_not_answer_is_kept_and_marked() {
     let now = with_problems(node([mig_gpu(0, &["1g.10gb"]), gpu(2)]), vec![left_out(1, None)]);
     let kept = now.with_unreadable_from(&before);
     assert_eq!(kept.gpus.iter().map(|gpu| gpu.index).collect::<Vec<_>>(), [0, 1, 2]);
-    assert_eq!(kept.gpus[1].problem.as_deref(), Some("it does not answer"));
+    assert_eq!(kept.gpus[1].problem, Some(Trouble::unreadable("it does not answer")));
     assert_eq!(kept.gpus[1].mig_devices, before.gpus[1].mig_devices);
     // And again, from what was kept: it stays until it answers.
     let now = with_problems(node([gpu(0), gpu(2)]), vec![left_out(1, None)]);
@@ -33,8 +33,25 @@ fn a_mig_device_that_does_not_answer_is_kept_and_marked() {
     let kept = now.with_unreadable_from(&before);
     let devices = &kept.gpus[0].mig_devices;
     assert_eq!(devices.iter().map(|device| device.index).collect::<Vec<_>>(), [0, 1, 2]);
-    assert_eq!(devices[1].problem.as_deref(), Some("it does not answer"));
+    assert_eq!(devices[1].problem, Some(Trouble::unreadable("it does not answer")));
     assert!(devices[1].is_same(&before.gpus[0].mig_devices[1]));
+}
+
+#[test]
+fn an_unreadable_mig_device_whose_index_moved_is_found_by_its_uuid() {
+    let before = node([mig_gpu(0, &["1g.10gb", "2g.20gb", "3g.40gb"])]);
+    let [first, second, third] = before.gpus[0].mig_devices.clone().try_into().unwrap();
+    // The first has gone, so that the others moved up; what was the third does not answer.
+    let mut now = before.clone();
+    now.gpus[0].mig_devices = vec![MigDevice { index: 0, ..second.clone() }];
+    let unknown = with_problems(now.clone(), vec![left_out(0, Some(1))]).with_unreadable_from(&before);
+    assert_eq!(unknown.gpus, now.gpus, "what had the index is elsewhere");
+    let problem = Problem { uuid: Some(third.uuid.clone()), ..left_out(0, Some(1)) };
+    let kept = with_problems(now, vec![problem]).with_unreadable_from(&before);
+    let devices = &kept.gpus[0].mig_devices;
+    assert_eq!(devices.iter().map(|device| device.index).collect::<Vec<_>>(), [0, 1]);
+    assert!(devices[1].is_same(&third) && devices[1].problem.is_some());
+    assert!(devices.iter().all(|device| device.uuid != first.uuid));
 }
 
 #[test]

@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -56,10 +56,39 @@ const AT_EXIT: Duration = Duration::from_millis(100);
 const OLD_KUBELET: &str = "; it connected to us without making a call, as kubelets before Kubernetes 1.26 do, whose \
     authority no HTTP/2 server but Go's accepts: 1.26 is the oldest version that works";
 
+/// What can be seen of an endpoint from outside.
+#[derive(Debug)]
+pub struct EndpointStatus(Mutex<Registration>);
+
+/// Whether a resource is registered with the kubelet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Registration {
+    /// It is.
+    Registered,
+    /// It is not; why, for people.
+    Missing(String),
+}
+
+impl EndpointStatus {
+    fn new() -> Self {
+        Self(Mutex::new(Registration::Missing("the kubelet's socket is not there".to_owned())))
+    }
+
+    /// How things are now.
+    pub fn registration(&self) -> Registration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, registration: Registration) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = registration;
+    }
+}
+
 /// A resource that is being served. Its task ends with [`Endpoint::stop`].
 #[derive(Debug)]
 pub struct Endpoint {
     offer: Arc<Offer>,
+    status: Arc<EndpointStatus>,
     stopping: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -75,7 +104,13 @@ impl Endpoint {
     ) -> Self {
         let offer = Arc::new(Offer::new(resource, context.rules.clone(), context.paths.clone(), devices));
         let stopping = CancellationToken::new();
-        let keeper = Keeper { folder: context.folder.clone(), context, offer: Arc::clone(&offer) };
+        let status = Arc::new(EndpointStatus::new());
+        let keeper = Keeper {
+            folder: context.folder.clone(),
+            context,
+            offer: Arc::clone(&offer),
+            status: Arc::clone(&status),
+        };
         let stop = stopping.clone();
         let task = tokio::spawn(async move {
             if let Some(before) = before
@@ -85,7 +120,7 @@ impl Endpoint {
             }
             keeper.run(stop).await;
         });
-        Self { offer, stopping, task }
+        Self { offer, status, stopping, task }
     }
 
     /// Replaces the list; streams send it if it differs in what the kubelet is told.
@@ -96,6 +131,11 @@ impl Endpoint {
     /// Changes how answers are made from now on; what containers have got stays as it is.
     pub fn set_rules(&self, rules: Rules) {
         self.offer.set_rules(rules);
+    }
+
+    /// What can be seen of it from outside.
+    pub fn status(&self) -> Arc<EndpointStatus> {
+        Arc::clone(&self.status)
     }
 
     /// Whether somebody follows the list at the moment.
@@ -149,6 +189,7 @@ struct Keeper {
     context: Context,
     folder: watch::Receiver<FolderState>,
     offer: Arc<Offer>,
+    status: Arc<EndpointStatus>,
 }
 
 impl Keeper {
@@ -174,12 +215,14 @@ impl Keeper {
                 Ok(server) => {
                     last_error.clear();
                     let since = Instant::now();
+                    self.status.set(Registration::Registered);
                     let ended = self.wait(&server, &before, &name, &stopping).await;
                     if ended == Ended::Stopping {
                         server.close(AT_EXIT).await;
                         return;
                     }
                     let hint = if server.refused_a_client() { OLD_KUBELET } else { "" };
+                    self.status.set(Registration::Missing(format!("{ended}{hint}")));
                     info!(resource = %self.offer.resource(), "registering again: {ended}{hint}");
                     tokio::select! {
                         () = stopping.cancelled() => return,
@@ -192,6 +235,7 @@ impl Keeper {
                     }
                 }
                 Err(error) => {
+                    self.status.set(Registration::Missing(error.clone()));
                     // The same words again and again help nobody.
                     if error != last_error {
                         warn!(resource = %self.offer.resource(), error, "not registered; trying on");

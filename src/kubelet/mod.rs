@@ -28,9 +28,9 @@ mod registration;
 mod server;
 mod socket;
 
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, EndpointStatus, Registration};
 pub use folder::{FolderState, watch_folder};
-pub use podresources::{PodResourcesError, held_devices};
+pub use podresources::{Holding, PodResourcesError, holdings};
 pub use socket::{SocketNames, sweep};
 
 #[allow(

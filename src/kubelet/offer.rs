@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::nvml::Paths;
-use crate::resource::allocate::{AllocateError, Answer, Rules, allocate};
+use crate::nvml::{Paths, file_stamp};
+use crate::resource::allocate::{AllocateError, Answer, Rules, allocate, unchanged};
 use crate::resource::preferred::preferred;
 use crate::resource::{Device, DeviceId, ResourceName};
 
@@ -19,6 +19,8 @@ pub(super) struct Offer {
     rules: Mutex<Arc<Rules>>,
     paths: Paths,
     list: watch::Sender<Vec<Device>>,
+    /// How many lists there were.
+    version: watch::Sender<u64>,
     allocated: Mutex<HashMap<DeviceId, Instant>>,
 }
 
@@ -29,6 +31,7 @@ impl Offer {
             rules: Mutex::new(Arc::new(rules)),
             paths,
             list: watch::Sender::new(devices),
+            version: watch::Sender::new(0),
             allocated: Mutex::default(),
         }
     }
@@ -41,11 +44,17 @@ impl Offer {
         self.list.subscribe()
     }
 
+    /// Tells of each list without counting as somebody who follows them.
+    pub(super) fn subscribe_silently(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
     pub(super) fn publish(&self, devices: Vec<Device>) {
         let mut allocated = self.lock();
         let ids: HashSet<_> = devices.iter().map(|device| &device.id).collect();
         allocated.retain(|id, _| ids.contains(id));
         self.list.send_replace(devices);
+        self.version.send_modify(|version| *version += 1);
     }
 
     /// Whether a `ListAndWatch` stream is open: each has a receiver of the list.
@@ -73,10 +82,12 @@ impl Offer {
         let devices = self.list.borrow();
         let rules = self.rules();
         let dev_root = self.paths.dev_root();
-        let answers = containers
-            .iter()
-            .map(|ids| allocate(self.resource.as_str(), &devices, ids, &rules, &dev_root, Path::exists))
-            .collect::<Result<_, _>>()?;
+        let answer = |ids: &Vec<String>| {
+            let answer = allocate(self.resource.as_str(), &devices, ids, &rules, &dev_root, Path::exists)?;
+            unchanged(&devices, ids, file_stamp)?;
+            Ok(answer)
+        };
+        let answers = containers.iter().map(answer).collect::<Result<_, _>>()?;
         let now = Instant::now();
         allocated.extend(containers.iter().flatten().map(|id| (DeviceId(id.clone()), now)));
         Ok(answers)

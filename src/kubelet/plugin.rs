@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -23,6 +24,9 @@ const MAX_STREAMS: usize = 8;
 /// The least time between two lists on one stream. The kubelet writes a file for each, so a burst of changes
 /// goes out as its first and its last.
 const COALESCE: Duration = Duration::from_millis(50);
+
+/// How long an `Allocate` waits for a look at the driver, where one is needed.
+const DOUBT_LIMIT: Duration = Duration::from_secs(2);
 
 /// What the kubelet calls healthy and unhealthy (its `pkg/apis/deviceplugin/v1beta1/constants.go`).
 const HEALTHY: &str = "Healthy";
@@ -105,7 +109,7 @@ impl wire::device_plugin_server::DevicePlugin for Plugin {
         self.count("Allocate");
         let requests = request.into_inner().container_requests;
         let containers: Vec<_> = requests.into_iter().map(|container| container.devices_ids).collect();
-        match self.offer.allocate(&containers) {
+        match self.allocate_in_time(&containers).await {
             Ok(answers) => {
                 debug!(resource = %self.offer.resource(), devices = ?containers, "allocated");
                 let container_responses = answers.into_iter().map(to_wire).collect();
@@ -134,8 +138,29 @@ impl Plugin {
         debug!(resource = %self.offer.resource(), call, "called");
     }
 
+    /// Answers at once, but where a capability file raises a doubt whether a slice is the one that is listed: then the
+    /// driver is looked at, and the next list decides.
+    async fn allocate_in_time(&self, containers: &[Vec<String>]) -> Result<Vec<Answer>, AllocateError> {
+        let mut lists = self.offer.subscribe_silently();
+        let deadline = Instant::now() + DOUBT_LIMIT;
+        loop {
+            match self.offer.allocate(containers) {
+                Err(error @ AllocateError::Changed { .. }) => {
+                    self.report_stale(&error);
+                    if !matches!(timeout_at(deadline, lists.changed()).await, Ok(Ok(()))) {
+                        return Err(error);
+                    }
+                }
+                decided => return decided,
+            }
+        }
+    }
+
     fn report_stale(&self, error: &AllocateError) {
-        if let AllocateError::Gone { id, .. } | AllocateError::NodeMissing { id, .. } = error {
+        if let AllocateError::Gone { id, .. }
+        | AllocateError::Changed { id, .. }
+        | AllocateError::NodeMissing { id, .. } = error
+        {
             let resource = self.offer.resource().clone();
             let event = EndpointEvent::Stale { resource, device: id.clone() };
             if self.events.try_send(event).is_err() {
@@ -212,6 +237,7 @@ impl From<AllocateError> for Status {
             | AllocateError::SeveralReplicas { .. } => Self::invalid_argument(text),
             AllocateError::Unhealthy { .. }
             | AllocateError::Gone { .. }
+            | AllocateError::Changed { .. }
             | AllocateError::ChannelMissing { .. }
             | AllocateError::NodeMissing { .. } => Self::failed_precondition(text),
         }

@@ -1,6 +1,5 @@
 //! `v1.PodResourcesLister`: which devices pods hold, without the API server.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,15 +29,30 @@ impl PodResourcesError {
     }
 }
 
-/// The IDs of all devices, of any resource, that containers hold, as they were advertised.
-pub async fn held_devices(socket: &Path) -> Result<HashSet<DeviceId>, PodResourcesError> {
+/// One device in a container's hands, of any resource.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Holding {
+    /// As it was registered: ours and other plugins'.
+    pub resource: String,
+    /// As it was advertised.
+    pub device: DeviceId,
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub pod: String,
+    /// The container's name.
+    pub container: String,
+}
+
+/// What containers hold, in a fixed order.
+pub async fn holdings(socket: &Path) -> Result<Vec<Holding>, PodResourcesError> {
     // tonic's own limits end with an answer's beginning.
     timeout(2 * LIMIT, ask(socket))
         .await
         .unwrap_or_else(|_| Err(PodResourcesError::new(socket, format!("no answer within {:?}", 2 * LIMIT))))
 }
 
-async fn ask(socket: &Path) -> Result<HashSet<DeviceId>, PodResourcesError> {
+async fn ask(socket: &Path) -> Result<Vec<Holding>, PodResourcesError> {
     let failed = |why: String| PodResourcesError::new(socket, why);
     let channel = Endpoint::from_shared(format!("unix:{}", socket.display()))
         .map_err(|error| failed(error.to_string()))?
@@ -51,7 +65,25 @@ async fn ask(socket: &Path) -> Result<HashSet<DeviceId>, PodResourcesError> {
         .max_decoding_message_size(MAX_ANSWER);
     let answer = client.list(wire::ListPodResourcesRequest {}).await;
     let pods = answer.map_err(|status| failed(status.message().to_owned()))?.into_inner().pod_resources;
-    let containers = pods.into_iter().flat_map(|pod| pod.containers);
-    let devices = containers.flat_map(|container| container.devices);
-    Ok(devices.flat_map(|devices| devices.device_ids).map(DeviceId).collect())
+    let mut holdings: Vec<_> = pods.into_iter().flat_map(of_pod).collect();
+    holdings.sort();
+    Ok(holdings)
+}
+
+fn of_pod(pod: wire::PodResources) -> impl Iterator<Item = Holding> {
+    let wire::PodResources { name: pod, namespace, containers, .. } = pod;
+    containers.into_iter().flat_map(move |container| {
+        let (namespace, pod, name) = (namespace.clone(), pod.clone(), container.name);
+        container.devices.into_iter().flat_map(move |devices| {
+            let (namespace, pod, container) = (namespace.clone(), pod.clone(), name.clone());
+            let resource = devices.resource_name;
+            devices.device_ids.into_iter().map(move |id| Holding {
+                resource: resource.clone(),
+                device: DeviceId(id),
+                namespace: namespace.clone(),
+                pod: pod.clone(),
+                container: container.clone(),
+            })
+        })
+    })
 }

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::places::Roots;
-use crate::inventory::{CONTROL_NODES, DeviceNode, below};
+use crate::inventory::{CONTROL_NODES, DeviceNode, FileStamp, below};
 
 /// Below the proc root: `<capability> <minor>` for every capability that the driver could ever hand out,
 /// thousands of lines, whether the instance exists or not. `gpuN` in it is the GPU's minor number.
@@ -111,10 +112,18 @@ fn device_node(roots: &Roots, path: String) -> DeviceNode {
     DeviceNode { path, exists }
 }
 
-/// The file that stands and falls with the compute instance, if it is there now.
-pub(super) fn access_file(roots: &Roots, gpu_minor: u32, gi: u32, ci: u32) -> Option<PathBuf> {
+/// The file that stands and falls with the compute instance, if it is there now, and which file that is.
+pub(super) fn access_file(roots: &Roots, gpu_minor: u32, gi: u32, ci: u32) -> Option<(PathBuf, FileStamp)> {
     let file = roots.proc.join(format!("{CAPABILITIES}/gpu{gpu_minor}/mig/gi{gi}/ci{ci}/access"));
-    file.symlink_metadata().is_ok().then_some(file)
+    let stamp = file_stamp(&file)?;
+    Some((file, stamp))
+}
+
+/// Which file is at this path now; `None` where there is none.
+pub(crate) fn file_stamp(path: &Path) -> Option<FileStamp> {
+    let found = path.symlink_metadata().ok()?;
+    let changed_ns = i128::from(found.ctime()) * 1_000_000_000 + i128::from(found.ctime_nsec());
+    Some(FileStamp { device: found.dev(), inode: found.ino(), changed_ns })
 }
 
 /// GPU instances that have no compute instance: NVML lists none of them as a MIG device. Read from the
@@ -192,7 +201,8 @@ mod tests {
         fs::write(mig.join("config"), "").unwrap();
         assert_eq!(empty_gpu_instances(&roots, 2), vec![3, 11]);
         assert_eq!(empty_gpu_instances(&roots, 0), Vec::<u32>::new());
-        assert_eq!(access_file(&roots, 2, 2, 0), Some(mig.join("gi2/ci0/access")));
+        let (file, stamp) = access_file(&roots, 2, 2, 0).unwrap();
+        assert_eq!((&file, file_stamp(&file)), (&mig.join("gi2/ci0/access"), Some(stamp)));
         assert_eq!(access_file(&roots, 2, 3, 0), None);
     }
 }

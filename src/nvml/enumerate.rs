@@ -14,7 +14,7 @@ use super::error::{CallError, DriverError};
 use super::models::{Model, Models};
 use super::places::{Paths, Roots, sysfs_address};
 use super::{library, raw};
-use crate::inventory::{Gpu, Inventory, MigDevice, MigMode, Placement, Problem, Profile};
+use crate::inventory::{Gpu, Inventory, MigDevice, MigMode, Placement, Problem, Profile, Trouble};
 
 /// The opened and initialised library, and what is kept with it. Dropping it shuts NVML down.
 pub(super) struct Driver {
@@ -73,7 +73,7 @@ impl Driver {
                 Err(error) => {
                     // What was said of its parts goes with it.
                     look.problems.retain(|problem| problem.gpu != index);
-                    look.problem(index, None, error.to_string(), true);
+                    look.problem(index, None, error.trouble(), true);
                 }
             }
         }
@@ -85,6 +85,7 @@ impl Driver {
             gpus,
             control_nodes: caps::control_nodes(&roots),
             problems,
+            sees_instances: None,
         })
     }
 }
@@ -118,8 +119,8 @@ struct Parent<'gpu, 'nvml> {
 type Instance = (u32, Placement);
 
 impl Look<'_> {
-    fn problem(&mut self, gpu: u32, mig_device: Option<u32>, reason: String, left_out: bool) {
-        self.problems.push(Problem { gpu, mig_device, reason, left_out });
+    fn problem(&mut self, gpu: u32, mig_device: Option<u32>, reason: Trouble, left_out: bool) {
+        self.problems.push(Problem { gpu, mig_device, uuid: None, reason, left_out });
     }
 
     /// The answer, or `None` where only a detail is missing: then with a problem, except where the driver
@@ -135,7 +136,7 @@ impl Look<'_> {
             Err(error) if error.driver_is_gone() || error.gpu_is_gone() => Err(error),
             Err(error) if error.is_refusal() => Ok(None),
             Err(error) => {
-                self.problem(gpu, mig_device, error.to_string(), false);
+                self.problem(gpu, mig_device, error.trouble(), false);
                 Ok(None)
             }
         }
@@ -173,6 +174,7 @@ impl Look<'_> {
             node: caps::gpu_node(self.roots, minor),
             mig_devices: Vec::new(),
             empty_gpu_instances: Vec::new(),
+            recovery_action: None,
             problem: None,
         };
         if gpu.mig_enabled() {
@@ -200,7 +202,7 @@ impl Look<'_> {
                 Ok(None) => {}
                 Err(error) if error.driver_is_gone() || error.gpu_is_gone() => return Err(error),
                 Err(error) => {
-                    self.problem(gpu.index, Some(index), error.to_string(), true);
+                    self.problem(gpu.index, Some(index), error.trouble(), true);
                 }
             }
         }
@@ -212,7 +214,7 @@ impl Look<'_> {
                 "{} cannot be read: the capability nodes of its MIG devices are unknown",
                 MigMinors::path(&self.roots.proc).display()
             );
-            self.problem(gpu.index, None, reason, false);
+            self.problem(gpu.index, None, Trouble::unreadable(reason), false);
         }
         Ok(())
     }
@@ -229,9 +231,11 @@ impl Look<'_> {
             Err(error) if error.is_hole() => return Ok(None),
             Err(error) => return Err(error),
         };
-        let uuid = device.uuid().map_err(named("nvmlDeviceGetUUID"))?;
         let gi = raw::gpu_instance_id(&device)?;
         let ci = raw::compute_instance_id(&device)?;
+        // Before anything that identifies the device, so that a change in between shows.
+        let (access_file, access_stamp) = caps::access_file(self.roots, parent.minor, gi, ci).unzip();
+        let uuid = device.uuid().map_err(named("nvmlDeviceGetUUID"))?;
         let instance = self.gpu_instance(parent, index, gi)?;
         let profile_id = instance.map(|(id, _)| id);
         let attributes = self.attributes(parent, index, &device, profile_id)?;
@@ -247,7 +251,7 @@ impl Look<'_> {
                 MigMinors::path(&self.roots.proc).display(),
                 parent.minor
             );
-            self.problem(parent.index, Some(index), reason, false);
+            self.problem(parent.index, Some(index), Trouble::unreadable(reason), false);
         }
         Ok(Some(MigDevice {
             index,
@@ -261,7 +265,8 @@ impl Look<'_> {
             sm_count: attributes.multiprocessor_count,
             gpu_instance_node,
             compute_instance_node,
-            access_file: caps::access_file(self.roots, parent.minor, gi, ci),
+            access_file,
+            access_stamp,
             problem: None,
         }))
     }
@@ -300,7 +305,7 @@ impl Look<'_> {
         };
         let model = self.model(parent)?;
         let profile = profile_id.and_then(|id| model.profile(id)).cloned();
-        self.problem(parent.index, Some(mig_device), error.to_string(), false);
+        self.problem(parent.index, Some(mig_device), error.trouble(), false);
         let size = |of: fn(&raw::ProfileInfo) -> u32| profile.as_ref().map_or(0, of);
         Ok(DeviceAttributes {
             multiprocessor_count: size(|profile| profile.sm_count),

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper_sys::bindings as sys;
 
+use crate::inventory::{Trouble, TroubleKind};
+
 /// The driver as a whole is not to be had. One GPU that does not answer is no such error: it stands in
 /// [`Inventory::problems`](crate::inventory::Inventory::problems).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +54,12 @@ pub enum DriverError {
         /// The call and NVML's answer.
         call: CallError,
     },
+    /// A call about the driver as a whole does not come back. It is waited for.
+    #[error("the NVIDIA driver does not answer: {call} has not come back yet")]
+    NoAnswer {
+        /// The function of NVML.
+        call: &'static str,
+    },
     /// NVML said no, for another reason.
     #[error("NVML cannot be used through {}: {call}", library.display())]
     Failed {
@@ -92,6 +100,8 @@ enum Failure {
     Code(sys::nvmlReturn_t),
     /// This driver's library has no such function.
     NoSuchFunction,
+    /// Nobody waits for the answer any more.
+    GivenUp,
     /// Not NVML's, e.g. a name that is not UTF-8.
     Other(String),
 }
@@ -105,6 +115,11 @@ impl CallError {
     /// The library lacks the function.
     pub(super) fn missing(call: &'static str) -> Self {
         Self { call, failure: Failure::NoSuchFunction }
+    }
+
+    /// The call was not made, since nobody waits for its answer any more.
+    pub(super) fn given_up(call: &'static str) -> Self {
+        Self { call, failure: Failure::GivenUp }
     }
 
     /// An error of nvml-wrapper's, which wraps codes, missing symbols and its own conversions.
@@ -124,13 +139,35 @@ impl CallError {
         Self { call, failure }
     }
 
-    /// The driver as a whole is gone, so asking the next GPU is useless.
+    /// The answer's name in nvml.h without `NVML_ERROR_`, or `OTHER`.
+    pub(super) fn code(&self) -> &'static str {
+        match &self.failure {
+            Failure::Code(code) => {
+                NAMES.iter().find(|(known, ..)| known == code).map_or("OTHER", |(_, name, _)| name)
+            }
+            Failure::NoSuchFunction => "FUNCTION_NOT_FOUND",
+            Failure::GivenUp | Failure::Other(_) => "OTHER",
+        }
+    }
+
+    /// The driver as a whole is gone, or nobody wants to know, so asking the next GPU is useless.
     pub(super) fn driver_is_gone(&self) -> bool {
-        self.is(&[
-            sys::nvmlReturn_enum_NVML_ERROR_UNINITIALIZED,
-            sys::nvmlReturn_enum_NVML_ERROR_DRIVER_NOT_LOADED,
-            sys::nvmlReturn_enum_NVML_ERROR_LIB_RM_VERSION_MISMATCH,
-        ])
+        self.failure == Failure::GivenUp
+            || self.is(&[
+                sys::nvmlReturn_enum_NVML_ERROR_UNINITIALIZED,
+                sys::nvmlReturn_enum_NVML_ERROR_DRIVER_NOT_LOADED,
+                sys::nvmlReturn_enum_NVML_ERROR_LIB_RM_VERSION_MISMATCH,
+            ])
+    }
+
+    /// Nothing happened in the time that was given to wait for it.
+    pub(super) fn is_timeout(&self) -> bool {
+        self.is(&[sys::nvmlReturn_enum_NVML_ERROR_TIMEOUT])
+    }
+
+    /// This process lacks the right to ask.
+    pub(super) fn is_no_permission(&self) -> bool {
+        self.is(&[sys::nvmlReturn_enum_NVML_ERROR_NO_PERMISSION])
     }
 
     /// Nothing that this GPU says or holds can be used, so asking on is useless.
@@ -139,6 +176,12 @@ impl CallError {
             sys::nvmlReturn_enum_NVML_ERROR_GPU_IS_LOST,
             sys::nvmlReturn_enum_NVML_ERROR_RESET_REQUIRED,
         ])
+    }
+
+    /// What it means for the GPU or MIG device that was asked about.
+    pub(super) fn trouble(&self) -> Trouble {
+        let kind = if self.gpu_is_gone() { TroubleKind::Lost } else { TroubleKind::Unreadable };
+        Trouble { kind, text: self.to_string() }
     }
 
     /// The driver, being old or this process having no privileges, does not answer this question: an
@@ -186,6 +229,7 @@ impl fmt::Display for Failure {
                 None => write!(f, "NVML error {code}"),
             },
             Self::NoSuchFunction => f.write_str("this driver's library has no such function"),
+            Self::GivenUp => f.write_str("given up"),
             Self::Other(words) => f.write_str(words),
         }
     }

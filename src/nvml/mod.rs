@@ -16,6 +16,7 @@
 //!   so is about the driver as a whole.
 //! - No handle is kept from one look to the next: it dies with its instance, and may then be another's.
 
+mod calls;
 mod caps;
 mod enumerate;
 mod error;
@@ -25,14 +26,18 @@ mod names;
 mod places;
 mod raw;
 mod session;
+mod status;
 
 #[cfg(test)]
 mod tests;
 
+pub use calls::CallCount;
+pub(crate) use caps::file_stamp;
 pub use error::{CallError, DriverError};
 pub use places::Paths;
 pub(crate) use places::resolve_in_root;
 pub use session::{Report, Session};
+pub use status::{Status, Watched};
 
 use crate::inventory::Inventory;
 

@@ -201,7 +201,7 @@ fn a_lost_gpu_hides_no_other() {
     assert_eq!(found.problems.len(), 1);
     assert!(found.problems[0].left_out);
     assert_eq!((found.problems[0].gpu, found.problems[0].mig_device), (1, None));
-    assert!(found.problems[0].reason.ends_with(": GPU is lost (NVML_ERROR_GPU_IS_LOST)"));
+    assert!(found.problems[0].reason.text.ends_with(": GPU is lost (NVML_ERROR_GPU_IS_LOST)"));
 }
 
 #[test]
@@ -344,7 +344,7 @@ fn capability_nodes_follow_the_file_and_the_dev_root() {
     let mut driver = enumerate::Driver::open(&fake.paths()).unwrap();
     let found = driver.look(&blind).unwrap();
     assert_eq!(found.gpus[0].mig_devices[0].gpu_instance_node, None);
-    assert!(found.problems[0].reason.contains("mig-minors cannot be read"), "{:?}", found.problems);
+    assert!(found.problems[0].reason.text.contains("mig-minors cannot be read"), "{:?}", found.problems);
     // The same session finds it once it is there.
     let paths = Paths { dev_root: Some(empty.path().to_owned()), ..fake.paths() };
     let found = driver.look(&paths).unwrap();
@@ -390,15 +390,15 @@ impl Listener {
 
     async fn inventory(&mut self) -> Inventory {
         match self.next().await {
-            Report::Inventory(inventory) => inventory,
-            Report::NoDriver(error) => panic!("{error}"),
+            Report::Inventory { inventory, .. } => inventory,
+            report => panic!("{report:?}"),
         }
     }
 
     async fn no_driver(&mut self) -> DriverError {
         match self.next().await {
-            Report::Inventory(inventory) => panic!("{inventory:?}"),
             Report::NoDriver(error) => error,
+            report => panic!("{report:?}"),
         }
     }
 

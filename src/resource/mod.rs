@@ -3,9 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use crate::inventory::{DeviceNode, Gpu, MigDevice};
+use humantime::format_rfc3339_seconds;
+
+use crate::health::EventKind;
+use crate::inventory::{DeviceNode, Gpu, MigDevice, RecoveryAction, Trouble, TroubleKind};
 
 pub mod allocate;
 pub mod ledger;
@@ -38,13 +42,38 @@ pub struct Device {
     pub numa_node: Option<u32>,
     /// The nodes that are this device's own: the GPU's, and for a slice its two capabilities'.
     pub nodes: Vec<DeviceNode>,
-    /// The capability file that vanishes with the slice.
-    pub access_file: Option<PathBuf>,
     /// Why it is unhealthy; a device is healthy when there is no reason.
     pub reasons: Vec<Reason>,
 }
 
 impl Device {
+    /// A device of which only the ID is known: a pod has held it since before this program was started, and the driver
+    /// does not have it.
+    pub fn known_by_id(id: DeviceId) -> Self {
+        let (uuid, replica) = match id.0.split_once("::") {
+            Some((uuid, number)) => {
+                (uuid, number.parse().ok().map(|number| Replica { number, alone: false }))
+            }
+            None => (id.as_str(), None),
+        };
+        Self {
+            uuid: uuid.to_owned(),
+            replica,
+            gpu_index: u32::MAX,
+            gpu_uuid: String::new(),
+            mig: None,
+            numa_node: None,
+            nodes: Vec::new(),
+            reasons: vec![Reason::Gone],
+            id,
+        }
+    }
+
+    /// Whether nothing but its ID is known.
+    pub fn is_known_by_id_only(&self) -> bool {
+        self.gpu_uuid.is_empty()
+    }
+
     /// Whether it may be handed out.
     pub fn is_healthy(&self) -> bool {
         self.reasons.is_empty()
@@ -66,9 +95,15 @@ impl Device {
     /// `0` for a GPU, `0:3` for a MIG device: how people and logs name it besides the UUID.
     pub fn index(&self) -> String {
         match &self.mig {
+            None if self.is_known_by_id_only() => "?".to_owned(),
             None => self.gpu_index.to_string(),
             Some(mig) => format!("{}:{}", self.gpu_index, mig.index),
         }
+    }
+
+    /// The capability file that vanishes with the slice.
+    pub fn access_file(&self) -> Option<&Path> {
+        self.mig.as_ref()?.access_file.as_deref()
     }
 
     /// The reasons in one line.
@@ -86,8 +121,7 @@ impl Device {
             mig: None,
             numa_node: gpu.numa_node,
             nodes: vec![gpu.node.clone()],
-            access_file: None,
-            reasons: gpu.problem.clone().map(Reason::Unreadable).into_iter().collect(),
+            reasons: gpu.problem.clone().map(Reason::from).into_iter().collect(),
         }
     }
 
@@ -103,8 +137,7 @@ impl Device {
             mig: Some(mig.clone()),
             numa_node: gpu.numa_node,
             nodes: std::iter::once(gpu.node.clone()).chain(caps.into_iter().flatten().cloned()).collect(),
-            access_file: mig.access_file.clone(),
-            reasons: problems.into_iter().flatten().cloned().map(Reason::Unreadable).collect(),
+            reasons: problems.into_iter().flatten().cloned().map(Reason::from).collect(),
         }
     }
 }
@@ -140,8 +173,18 @@ impl fmt::Display for DeviceId {
 pub enum Reason {
     /// The driver no longer has it; it stays listed until nobody can be using the entry.
     Gone,
+    /// Its GPU has fallen off the bus or needs a reset; the text has NVML's words.
+    Lost(String),
+    /// A call about it does not come back; the text says which.
+    NoAnswer(String),
     /// The driver could not be asked about it; the text has NVML's words.
     Unreadable(String),
+    /// The driver reported a critical error on it, or on its GPU as a whole.
+    Event(EventKind, SystemTime),
+    /// Its GPU cannot be used again before this was done.
+    RecoveryAction(RecoveryAction),
+    /// Somebody sent SIGUSR1: the driver is left alone until SIGUSR2.
+    OnHold,
     /// There is no driver to ask; the text says why.
     NoDriver(String),
     /// Device nodes that a container needs are not there, and the configuration insists on them.
@@ -152,11 +195,45 @@ pub enum Reason {
     Incomplete(String),
 }
 
+impl Reason {
+    /// One word for metrics; there are few.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Lost(_) => "lost",
+            Self::NoAnswer(_) => "no_answer",
+            Self::Unreadable(_) => "unreadable",
+            Self::Event(kind, _) => kind.word(),
+            Self::RecoveryAction(_) => "recovery_action",
+            Self::OnHold => "on_hold",
+            Self::NoDriver(_) => "no_driver",
+            Self::NodesMissing(_) => "nodes_missing",
+            Self::WithheldByConfig(_) => "withheld_by_config",
+            Self::Incomplete(_) => "incomplete",
+        }
+    }
+}
+
+impl From<Trouble> for Reason {
+    fn from(trouble: Trouble) -> Self {
+        match trouble.kind {
+            TroubleKind::Lost => Self::Lost(trouble.text),
+            TroubleKind::NoAnswer => Self::NoAnswer(trouble.text),
+            TroubleKind::Unreadable => Self::Unreadable(trouble.text),
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gone => f.write_str("the driver no longer has this device"),
+            Self::Lost(why) => write!(f, "lost: {why}"),
+            Self::NoAnswer(why) => write!(f, "does not answer: {why}"),
             Self::Unreadable(why) => write!(f, "cannot be read: {why}"),
+            Self::Event(kind, at) => write!(f, "{kind} at {}", format_rfc3339_seconds(*at)),
+            Self::RecoveryAction(action) => write!(f, "the driver asks for {action}"),
+            Self::OnHold => f.write_str("on hold: SIGUSR1 was sent, and SIGUSR2 goes on"),
             Self::NoDriver(why) => write!(f, "no driver: {why}"),
             Self::NodesMissing(nodes) => {
                 let nodes: Vec<_> = nodes.iter().map(|node| node.display().to_string()).collect();
@@ -191,14 +268,15 @@ pub struct ResourceSet {
 }
 
 impl ResourceSet {
-    /// The same devices, all unhealthy for `reason`: what is known when the driver has gone.
-    #[must_use]
-    pub fn all_unhealthy(&self, reason: &Reason) -> Self {
-        let mut set = self.clone();
-        for device in set.resources.values_mut().flatten() {
-            device.reasons = vec![reason.clone()];
+    /// Adds what `reasons` says of each device, and nothing twice.
+    pub fn mark(&mut self, reasons: impl Fn(&Device) -> Vec<Reason>) {
+        for device in self.resources.values_mut().flatten() {
+            for reason in reasons(device) {
+                if !device.reasons.contains(&reason) {
+                    device.reasons.push(reason);
+                }
+            }
         }
-        set
     }
 }
 

@@ -1,12 +1,11 @@
 //! What is known of the devices that pods hold, as the kubelet tells it when asked.
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
-use crate::kubelet::PodResourcesError;
-use crate::resource::DeviceId;
+use crate::kubelet::{Holding, PodResourcesError};
+use crate::resource::{DeviceId, ResourceName};
 
 /// How long an answer about what pods hold is good, so that the kubelet is asked gently.
 const HELD_FRESH: Duration = Duration::from_secs(5);
@@ -23,7 +22,7 @@ pub(super) struct Held {
     waiting: bool,
     /// The last answer, and when its question was put. It counts until there is another: a kubelet that is restarting
     /// must not make us forget what its pods hold.
-    devices: HashSet<DeviceId>,
+    holdings: Vec<Holding>,
     answered: Option<Instant>,
     /// Questions in a row that had no answer while the kubelet followed our lists.
     failures: u32,
@@ -35,21 +34,29 @@ impl Held {
     pub(super) fn ask(&mut self, newest: Instant) -> bool {
         let settled = self.answered.is_some_and(|answered| answered > newest) || self.failures >= GIVE_UP;
         let pause = if settled { HELD_FRESH } else { ASK_AGAIN };
-        if self.waiting || self.asked.is_some_and(|asked| asked.elapsed() < pause) {
+        if self.asked.is_some_and(|asked| asked.elapsed() < pause) {
             return false;
         }
-        self.waiting = true;
-        self.asked = Some(Instant::now());
-        true
+        self.ask_now()
+    }
+
+    /// Whether a question can be put, which then counts as put.
+    pub(super) fn ask_now(&mut self) -> bool {
+        let free = !self.waiting;
+        if free {
+            self.waiting = true;
+            self.asked = Some(Instant::now());
+        }
+        free
     }
 
     /// Takes an answer. `watched`: whether the kubelet follows our lists; one that is stopping or starting says nothing
     /// of whether it can be asked.
-    pub(super) fn take(&mut self, answer: Result<HashSet<DeviceId>, PodResourcesError>, watched: bool) {
+    pub(super) fn take(&mut self, answer: Result<Vec<Holding>, PodResourcesError>, watched: bool) {
         self.waiting = false;
         match answer {
-            Ok(devices) => {
-                self.devices = devices;
+            Ok(holdings) => {
+                self.holdings = holdings;
                 self.answered = self.asked;
                 self.failures = 0;
             }
@@ -64,10 +71,26 @@ impl Held {
         }
     }
 
-    /// Whether `id`, which began to leave at `since`, is free as far as can be known.
-    pub(super) fn lets_go(&self, id: &DeviceId, since: Instant) -> bool {
+    /// Whether the kubelet has ever answered.
+    pub(super) fn is_known(&self) -> bool {
+        self.answered.is_some()
+    }
+
+    /// Whether a first answer is still hoped for.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.is_known() && self.failures < GIVE_UP
+    }
+
+    /// The last answer.
+    pub(super) fn holdings(&self) -> &[Holding] {
+        &self.holdings
+    }
+
+    /// Whether `id` of `resource`, which began to leave at `since`, is free as far as can be known.
+    pub(super) fn lets_go(&self, resource: &ResourceName, id: &DeviceId, since: Instant) -> bool {
         let known = self.answered.is_some_and(|answered| answered > since) || self.failures >= GIVE_UP;
-        known && !self.devices.contains(id)
+        let is_it = |holding: &Holding| holding.device == *id && holding.resource == resource.as_str();
+        known && !self.holdings.iter().any(is_it)
     }
 }
 
@@ -79,7 +102,22 @@ mod tests {
         DeviceId(text.to_owned())
     }
 
-    fn failure() -> Result<HashSet<DeviceId>, PodResourcesError> {
+    fn gpu() -> ResourceName {
+        ResourceName::gpu()
+    }
+
+    fn holding(device: &str) -> Holding {
+        let text = |text: &str| text.to_owned();
+        Holding {
+            resource: gpu().to_string(),
+            device: id(device),
+            namespace: text("default"),
+            pod: text("pod"),
+            container: text("main"),
+        }
+    }
+
+    fn failure() -> Result<Vec<Holding>, PodResourcesError> {
         Err(PodResourcesError::new("/nonexistent".as_ref(), "nobody is there"))
     }
 
@@ -87,13 +125,18 @@ mod tests {
     fn nothing_leaves_before_the_kubelet_was_asked_about_it() {
         let mut held = Held::default();
         let since = Instant::now();
-        assert!(!held.lets_go(&id("a"), since));
+        assert!(!held.lets_go(&gpu(), &id("a"), since));
         assert!(held.ask(since));
         assert!(!held.ask(since), "one question at a time");
-        held.take(Ok([id("a")].into()), true);
-        assert!(!held.lets_go(&id("a"), since), "a pod holds it");
-        assert!(held.lets_go(&id("b"), since));
-        assert!(!held.lets_go(&id("b"), Instant::now()), "the answer is older than the question would be");
+        held.take(Ok(vec![holding("a")]), true);
+        assert!(!held.lets_go(&gpu(), &id("a"), since), "a pod holds it");
+        assert!(held.lets_go(&gpu(), &id("b"), since));
+        let other = "nvidia.com/mig-1g.10gb".parse().unwrap();
+        assert!(held.lets_go(&other, &id("a"), since), "it is held under another name");
+        assert!(
+            !held.lets_go(&gpu(), &id("b"), Instant::now()),
+            "the answer is older than the question would be"
+        );
         assert!(!held.ask(since), "an answer is good for a while");
     }
 
@@ -102,10 +145,10 @@ mod tests {
         let mut held = Held::default();
         let since = Instant::now();
         for n in 1..=GIVE_UP {
-            assert!(!held.lets_go(&id("a"), since), "after {n} questions");
+            assert!(!held.lets_go(&gpu(), &id("a"), since), "after {n} questions");
             held.take(failure(), true);
         }
-        assert!(held.lets_go(&id("a"), since));
+        assert!(held.lets_go(&gpu(), &id("a"), since));
     }
 
     #[test]
@@ -113,14 +156,14 @@ mod tests {
         let mut held = Held::default();
         let since = Instant::now();
         assert!(held.ask(since));
-        held.take(Ok([id("a")].into()), true);
+        held.take(Ok(vec![holding("a")]), true);
         for _ in 0..10 {
             held.take(failure(), false);
         }
-        assert!(!held.lets_go(&id("a"), since));
+        assert!(!held.lets_go(&gpu(), &id("a"), since));
         for _ in 0..10 {
             held.take(failure(), true);
         }
-        assert!(!held.lets_go(&id("a"), since), "the last answer counts");
+        assert!(!held.lets_go(&gpu(), &id("a"), since), "the last answer counts");
     }
 }

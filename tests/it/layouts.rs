@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fake_kubelet::{AdmissionError, PodSpec};
-use fake_nvml::{Description, Instance};
+use fake_nvml::{Description, Event, Instance};
 use tokio::time::sleep;
 
 use crate::rig::{GPU, Rig, mig, wait_until};
@@ -228,4 +228,70 @@ async fn allocations_while_slices_come_and_go() {
 fn uuids(rig: &Rig) -> BTreeSet<String> {
     let gpus = rig.node.gpus().unwrap();
     gpus.into_iter().flat_map(|gpu| gpu.mig).map(|slice| slice.uuid).collect()
+}
+
+#[tokio::test]
+async fn a_change_that_the_driver_tells_of_is_followed_without_a_scan() {
+    let description = Description::h100s(1).with_mig(0, &["1g.10gb"; 2]);
+    let rig = Rig::start(&description, &["--mig-strategy=mixed", "--rescan-interval=0"]).await;
+    rig.wait_for_counts(&[(&mig("1g.10gb"), 2)]).await;
+    let listens = || rig.node.counters().unwrap().get("nvmlEventSetWait_v2").copied().unwrap_or(0) > 0;
+    wait_until(listens, "the plugin to listen for events").await;
+    rig.node.update(|node| node.set_mig(0, &["2g.20gb"])).unwrap();
+    rig.node.send(&Event::mig_config_change()).unwrap();
+    rig.wait_for_counts(&[(&mig("2g.20gb"), 1)]).await;
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn a_slice_that_went_while_the_plugin_was_away_is_listed_until_its_pod_releases_it() {
+    let (mut rig, held) = held_and_gone(&mig("1g.10gb")).await;
+    let resource = mig("1g.10gb");
+    rig.plugin.kill().await;
+    let killed = rig.kubelet.lists(&resource).len();
+    rig.plugin = rig.second_plugin(&["--mig-strategy=mixed", "--removal-grace=0"]);
+    rig.kubelet.wait_for_registrations(&resource, 2).await.unwrap();
+    rig.kubelet.wait_for(|view| view.serves(&resource), "the slices").await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    let lists = &rig.kubelet.lists(&resource)[killed..];
+    assert!(!lists.is_empty() && lists.iter().all(|list| !list.devices[&held].healthy), "{lists:?}");
+    // A Topology Manager looks at the devices of running pods, and crashes where one is missing.
+    rig.kubelet.restart().await.unwrap();
+    rig.kubelet.wait_for(|view| view.serves(&resource), "the slices").await.unwrap();
+    rig.kubelet.delete_pod("holder");
+    rig.kubelet.wait_for_devices(&resource, |devices| !devices.contains_key(&held)).await.unwrap();
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn a_strategy_that_changes_while_pods_run_hands_no_slice_out_twice() {
+    let description = Description::h100s(1).with_mig(0, &["1g.10gb"; 2]);
+    let mut rig = Rig::start(&description, &["--mig-strategy=single"]).await;
+    rig.wait_for_counts(&[(GPU, 2)]).await;
+    let held = rig.kubelet.run_pod(pod("holder", GPU)).await.unwrap().ids(GPU).remove(0);
+    rig.plugin.signal("TERM");
+    rig.plugin.exit().await;
+    rig.plugin = rig.second_plugin(&["--mig-strategy=mixed"]);
+    let resource = mig("1g.10gb");
+    rig.kubelet.wait_for_capacity(&resource, 1, 1).await.unwrap();
+    assert!(!rig.kubelet.devices(&resource).contains_key(&held));
+    rig.kubelet.delete_pod("holder");
+    rig.kubelet.wait_for_capacity(&resource, 2, 2).await.unwrap();
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn a_slice_that_was_made_anew_under_the_same_ids_is_not_handed_out_as_the_old_one() {
+    let description = Description::h100s(1).with_mig(0, &["1g.10gb"; 2]);
+    // Nothing is told and nothing is scanned: only the Allocate itself can notice.
+    let rig = Rig::start(&description, &["--mig-strategy=mixed", "--rescan-interval=0"]).await;
+    let resource = mig("1g.10gb");
+    rig.wait_for_counts(&[(&resource, 2)]).await;
+    let old = rig.node.gpus().unwrap()[0].mig[0].clone();
+    let reused = Instance::new("1g.20gb").gi(old.gi).uuid(&old.uuid);
+    rig.node.update(|node| node.gpu(0).layout[0] = reused).unwrap();
+    let error = rig.kubelet.allocate_ids(&resource, &[&old.uuid]).await.unwrap_err();
+    assert!(error.message().contains(&old.uuid), "{error:?}");
+    rig.wait_for_counts(&[(&resource, 1), (&mig("1g.20gb"), 1)]).await;
+    rig.finish().await;
 }

@@ -45,6 +45,16 @@ impl Rig {
         Self { node, kubelet, plugin, dir }
     }
 
+    /// The same, but how often the driver is looked at is left to `flags` and the file that they name.
+    pub(crate) async fn start_plain(description: &Description, flags: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let node = Node::create(dir.path().join("node"), description).unwrap();
+        std::fs::create_dir(dir.path().join("device-plugins")).unwrap();
+        let kubelet = kubelet(dir.path()).await;
+        let plugin = Plugin::spawn_plain(dir.path(), node.root(), flags);
+        Self { node, kubelet, plugin, dir }
+    }
+
     /// Waits until the kubelet has exactly these resources with so many devices, all healthy.
     pub(crate) async fn wait_for_counts(&self, counts: &[(&str, usize)]) {
         let counts: Vec<_> = counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
@@ -105,9 +115,16 @@ pub(crate) struct Plugin {
 impl Plugin {
     /// Starts the plugin on the node at `node`, with the kubelet's folders in `dir`.
     pub(crate) fn spawn(dir: &Path, node: &Path, flags: &[&str]) -> Self {
+        let usual = ["--rescan-interval=200ms", "--health-recovery-quiet=300ms"];
+        Self::spawn_plain(dir, node, &[&usual, flags].concat())
+    }
+
+    fn spawn_plain(dir: &Path, node: &Path, flags: &[&str]) -> Self {
         let log = tempfile::Builder::new().prefix("log").tempfile_in(dir).unwrap().keep().unwrap().1;
         let child = Command::new(env!("CARGO_BIN_EXE_mig-device-plugin"))
-            .args(["--rescan-interval=200ms", "--log-level=debug"])
+            .arg("--log-level=debug")
+            // Plugins of tests that run beside each other would meet at the default one.
+            .arg("--http-address=")
             .arg("--driver-root-ctr-path")
             .arg(node)
             .arg("--kubelet-socket")
@@ -135,9 +152,21 @@ impl Plugin {
 
     /// Sends `TERM`, `HUP` and the like.
     pub(crate) fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("the plugin has ended").to_string();
+        let pid = self.pid().to_string();
         let sent = std::process::Command::new("kill").args(["-s", name, &pid]).status().unwrap();
         assert!(sent.success());
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().expect("the plugin has ended")
+    }
+
+    /// Resident memory, in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let pid = self.pid();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
     }
 
     pub(crate) fn is_running(&mut self) -> bool {

@@ -114,7 +114,7 @@ fn a_name_that_cdi_does_not_allow_does_not_spoil_the_file() {
 #[test]
 fn what_cannot_be_read_keeps_its_name_unless_another_has_it_now() {
     let mut moved = mig_gpu(0, &["1g.10gb", "1g.10gb"]);
-    moved.mig_devices[0].problem = Some("unreadable".to_owned());
+    moved.mig_devices[0].problem = Some(crate::inventory::Trouble::unreadable("unreadable"));
     moved.mig_devices[1].index = 0;
     let built = built(&node([moved]));
     assert_eq!(names(&built), ["0", "0:0", "GPU-0", "MIG-0-7-0", "MIG-0-8-0", "all"]);

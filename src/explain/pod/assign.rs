@@ -64,8 +64,7 @@ pub(super) fn assign(
             let ids = pool.take(step.role, usize::try_from(*count).unwrap_or(usize::MAX), rules.allocation);
             // Paths in answers are asked about as they are in the inventory, so the root is `/`.
             let answer = allocate(name.as_str(), pool.devices, &ids, rules, Path::new("/"), |path| {
-                there.contains(path)
-                    || pool.devices.iter().any(|device| device.access_file.as_deref() == Some(path))
+                there.contains(path) || pool.devices.iter().any(|device| device.access_file() == Some(path))
             });
             let answer = answer.map_err(|error| Obstacle::Refused {
                 resource: resource.clone(),

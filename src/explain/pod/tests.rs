@@ -100,7 +100,7 @@ fn why_a_pod_cannot_run_is_said() {
         obstacles(mixed(&judged(inventory, &pod(&[("main", &[(resource, count)])]))))
     };
     assert_eq!(told(&inventory, "nvidia.com/mig-2g.20gb", 4), ["4 nvidia.com/mig-2g.20gb wanted, 3 there"]);
-    inventory.gpus[0].mig_devices[0].problem = Some("sick".to_owned());
+    inventory.gpus[0].mig_devices[0].problem = Some(crate::inventory::Trouble::unreadable("sick"));
     assert_eq!(
         told(&inventory, "nvidia.com/mig-2g.20gb", 3),
         ["3 nvidia.com/mig-2g.20gb wanted, 3 there, 2 of them healthy"]

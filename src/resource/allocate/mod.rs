@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::policy::{AllocationPolicy, DeviceIdStrategy, DeviceListStrategy, Features, Imex};
 use super::{Device, DeviceId, DeviceSpecs};
-use crate::inventory::{CONTROL_NODES, below};
+use crate::inventory::{CONTROL_NODES, FileStamp, below};
 
 /// The variable by which the NVIDIA container runtime and CUDA know what a container may see.
 const VISIBLE_DEVICES: &str = "NVIDIA_VISIBLE_DEVICES";
@@ -99,6 +99,18 @@ pub enum AllocateError {
         /// The file that was looked at.
         access_file: PathBuf,
     },
+    /// The driver's capability file for the slice is not the one that was there when the slice was last looked at.
+    #[error(
+        "device {id} may be another one by now: {} has changed since the driver was last asked, and it did not say in \
+         time that the device is the same",
+        access_file.display()
+    )]
+    Changed {
+        /// The ID asked for.
+        id: DeviceId,
+        /// The file that was looked at.
+        access_file: PathBuf,
+    },
     /// Several replicas are asked for, and the configuration allows one at a time.
     #[error(
         "at most one replica of a shared device can be asked for, and the request names {count} of {resource}"
@@ -143,8 +155,8 @@ pub fn allocate(
         if !device.is_healthy() {
             return Err(AllocateError::Unhealthy { id: device.id.clone(), reason: device.reasons_text() });
         }
-        if let Some(access_file) = device.access_file.as_ref().filter(|file| !exists(file)) {
-            return Err(AllocateError::Gone { id: device.id.clone(), access_file: access_file.clone() });
+        if let Some(access_file) = device.access_file().filter(|file| !exists(file)) {
+            return Err(AllocateError::Gone { id: device.id.clone(), access_file: access_file.to_owned() });
         }
     }
     let count = ids.iter().collect::<BTreeSet<_>>().len();
@@ -170,6 +182,27 @@ pub fn allocate(
         answer.nodes = nodes(&chosen, &channels, rules, dev_root, exists)?;
     }
     Ok(answer)
+}
+
+/// Refuses devices whose capability file is not the one that was seen with them: the driver gives the IDs of a slice
+/// that was destroyed to the next one, and so the file's name too. `stamp` looks at a file.
+pub fn unchanged(
+    devices: &[Device],
+    ids: &[String],
+    stamp: impl Fn(&Path) -> Option<FileStamp>,
+) -> Result<(), AllocateError> {
+    for device in devices.iter().filter(|device| ids.iter().any(|id| id == device.id.as_str())) {
+        let seen = device.mig.as_ref().and_then(|mig| mig.access_stamp);
+        if let (Some(access_file), Some(seen)) = (device.access_file(), seen)
+            && stamp(access_file) != Some(seen)
+        {
+            return Err(AllocateError::Changed {
+                id: device.id.clone(),
+                access_file: access_file.to_owned(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// What the devices are called towards the container, each once: replicas collapse.

@@ -217,3 +217,25 @@ fn replicas_of_one_device_collapse_and_can_be_limited_to_one() {
     assert!(error.to_string().contains("at most one replica"), "{error}");
     assert!(allocate(NAME, &replicas(true), &ids[..1], &rules, Path::new("/"), |_| true).is_ok());
 }
+
+#[test]
+fn a_capability_file_that_is_another_one_now_is_a_doubt() {
+    let stamp = |changed_ns| FileStamp { device: 1, inode: 2, changed_ns };
+    let mut devices = devices();
+    for device in &mut devices {
+        device.mig.as_mut().unwrap().access_stamp = Some(stamp(3));
+    }
+    let ids = ["MIG-0-8-0".to_owned()];
+    assert_eq!(unchanged(&devices, &ids, |_| Some(stamp(3))), Ok(()));
+    let error = unchanged(&devices, &ids, |_| Some(stamp(4))).unwrap_err().to_string();
+    assert!(
+        error.starts_with("device MIG-0-8-0 may be another one by now: /proc/gpu0/gi8/ci0/access"),
+        "{error}"
+    );
+    assert!(unchanged(&devices, &ids, |_| None).is_err());
+    // A neighbour's file is not looked at.
+    let neighbour = |path: &Path| path.ends_with("gi8/ci0/access").then(|| stamp(3));
+    assert_eq!(unchanged(&devices, &ids, neighbour), Ok(()));
+    devices[1].mig.as_mut().unwrap().access_stamp = None;
+    assert_eq!(unchanged(&devices, &ids, |_| Some(stamp(4))), Ok(()), "nothing is known to compare with");
+}

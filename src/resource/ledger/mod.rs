@@ -45,6 +45,23 @@ impl Ledger {
         self.lists.iter().filter(|(_, list)| list.is_empty()).map(|(name, _)| name)
     }
 
+    /// Lists devices that pods hold and that are not wanted, on their way out: the kubelet must not find the device of
+    /// a running pod missing, and pods outlive this program.
+    pub fn keep_held(
+        &mut self,
+        held: impl IntoIterator<Item = (ResourceName, DeviceId)>,
+        wanted: &ResourceSet,
+    ) {
+        for (name, id) in held {
+            let is_wanted =
+                wanted.resources.get(&name).is_some_and(|list| list.iter().any(|device| device.id == id));
+            let list = self.lists.get(&name).map_or(&[][..], Vec::as_slice);
+            if !is_wanted && list.iter().all(|device| device.id != id) {
+                self.lists.entry(name).or_default().push(Device::known_by_id(id));
+            }
+        }
+    }
+
     /// The next state on the way to `wanted`. A device that is no longer wanted is marked, and left out in a
     /// later step once `may_leave` says so; one that is wanted under an ID that is still leaving waits for it.
     #[must_use]
@@ -62,7 +79,9 @@ impl Ledger {
                 wanted.resources.get(name).into_iter().flatten().map(|target| (&target.id, target)).collect();
             for device in list {
                 let kept = match targets.get(&device.id) {
-                    Some(target) if target.is_same(device) => (*target).clone(),
+                    Some(target) if target.is_same(device) || device.is_known_by_id_only() => {
+                        (*target).clone()
+                    }
                     _ if is_leaving(device) && may_leave(name, &device.id) => continue,
                     _ => Device { reasons: vec![Reason::Gone], ..device.clone() },
                 };

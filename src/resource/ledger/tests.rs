@@ -174,3 +174,37 @@ proptest! {
         prop_assert_eq!(ledger.lists(), &target.resources);
     }
 }
+
+#[test]
+fn what_pods_hold_is_listed_until_it_may_leave_though_the_driver_has_it_not() {
+    let target = wanted([mig_gpu(0, &["1g.10gb"])]);
+    let mut ledger = Ledger::default();
+    let held = [("1g.10gb", "MIG-0-7-0"), ("1g.10gb", "MIG-old"), ("2g.20gb", "MIG-older::3")];
+    ledger.keep_held(held.map(|(profile, id)| (name(profile), DeviceId(id.to_owned()))), &target);
+    let first = hold(&ledger, &target);
+    let expected = vec![("MIG-0-7-0".to_owned(), true), ("MIG-old".to_owned(), false)];
+    assert_eq!(list(&first, "1g.10gb"), Some(expected));
+    assert_eq!(list(&first, "2g.20gb"), Some(vec![("MIG-older::3".to_owned(), false)]));
+    assert_eq!(hold(&first, &target), first);
+    let after = let_go(&let_go(&first, &target), &target);
+    assert_eq!(list(&after, "1g.10gb"), Some(vec![("MIG-0-7-0".to_owned(), true)]));
+    assert_eq!(list(&after, "2g.20gb"), None);
+}
+
+#[test]
+fn a_held_device_whose_gpu_could_not_be_read_at_first_is_itself_again_later() {
+    let mut ledger = Ledger::default();
+    ledger.keep_held([(name("1g.10gb"), DeviceId("MIG-0-7-0".to_owned()))], &ResourceSet::default());
+    let later = hold(&ledger, &wanted([mig_gpu(0, &["1g.10gb"])]));
+    assert_eq!(list(&later, "1g.10gb"), Some(vec![("MIG-0-7-0".to_owned(), true)]));
+}
+
+#[test]
+fn a_slice_that_a_pod_holds_under_its_old_name_is_not_offered_under_the_new_one() {
+    let target = wanted([mig_gpu(0, &["1g.10gb", "1g.10gb"])]);
+    let mut ledger = Ledger::default();
+    ledger.keep_held([(ResourceName::gpu(), DeviceId("MIG-0-7-0".to_owned()))], &target);
+    let next = hold(&ledger, &target);
+    assert_eq!(list(&next, "1g.10gb"), Some(vec![("MIG-0-8-0".to_owned(), true)]));
+    assert_eq!(list(&let_go(&next, &target), "1g.10gb").unwrap().len(), 2);
+}

@@ -123,9 +123,9 @@ fn slices_of_a_gpu_that_is_no_longer_in_mig_mode_do_not_count() {
 #[test]
 fn a_problem_makes_its_devices_unhealthy_and_no_others() {
     let mut sick = mig_gpu(0, &["1g.10gb", "1g.10gb"]);
-    sick.mig_devices[1].problem = Some("nvmlDeviceGetUUID: UNKNOWN".to_owned());
+    sick.mig_devices[1].problem = Some(crate::inventory::Trouble::unreadable("nvmlDeviceGetUUID: UNKNOWN"));
     let mut lost = mig_gpu(1, &["1g.10gb"]);
-    lost.problem = Some("GPU is lost".to_owned());
+    lost.problem = Some(crate::inventory::Trouble::lost("GPU is lost"));
     let set = resolved(&node([sick, lost, mig_gpu(2, &["1g.10gb"])]), MigStrategy::Mixed);
     let healthy: Vec<_> = set.resources.values().flatten().map(Device::is_healthy).collect();
     assert_eq!(healthy, [true, false, false, true]);

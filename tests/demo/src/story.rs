@@ -1,4 +1,4 @@
-//! The story: a node, a kubelet and the plugin; what is offered; a pod; a layout that changes.
+//! The story: a node, a kubelet and the plugin; what is offered; a pod; a slice that falls sick; a layout that changes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use fake_kubelet::{Capacity, FakeKubelet, KubeletError, Pod, PodSpec, View};
-use fake_nvml::{Description, GpuState, Node};
+use fake_nvml::{Description, Event, GpuState, Node, RecoveryAction};
 use tempfile::TempDir;
 
 use crate::plugin::Plugin;
@@ -18,6 +18,12 @@ const WANTED: &str = "nvidia.com/mig-2g.20gb";
 
 /// How long the plugin may take to show what it should.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// `GPU has fallen off the bus`, which nobody takes for an application's fault.
+const XID: u64 = 79;
+
+/// How long a device must be quiet before it is well; ten times as long by default.
+const QUIET: &str = "1s";
 
 /// Log lines shown after a step.
 const SAID: usize = 6;
@@ -86,7 +92,9 @@ impl Stage {
         if let Some(socket) = kubelet.pod_resources_socket() {
             arguments.push(format!("--pod-resources-socket={}", socket.display()));
         }
+        arguments.push(format!("--health-recovery-quiet={QUIET}"));
         arguments.push("--rescan-interval=1s".to_owned());
+        arguments.push("--http-address=".to_owned());
         screen.command(&format!("mig-device-plugin {}", arguments.join(" \\\n       ")))?;
         let plugin = Plugin::start(Command::new(&executable).args(&arguments), &log)?;
         screen.line(&screen.faint(&format!("its log is {}", log.display())))?;
@@ -109,6 +117,7 @@ impl Stage {
         }
 
         let pod = self.run_pod(&offered, &gpus).await?;
+        self.fall_sick(&offered, &gpus, pod.as_ref()).await?;
         self.change_layout(&offered, &gpus, pod.as_ref()).await?;
         self.close(keep).await
     }
@@ -138,6 +147,58 @@ impl Stage {
         Ok(Some(pod))
     }
 
+    /// An error of the driver's on one slice, its consequences, and the way back.
+    async fn fall_sick(
+        &mut self,
+        before: &BTreeMap<String, Capacity>,
+        gpus: &[GpuState],
+        pod: Option<&Pod>,
+    ) -> Result<(), DemoError> {
+        let screen = self.screen;
+        let held = pod.into_iter().flat_map(held_ids).next();
+        let slices = || gpus.iter().flat_map(|gpu| gpu.mig.iter().map(move |mig| (gpu, mig)));
+        let mine = slices().find(|(_, mig)| Some(&mig.uuid) == held.as_ref());
+        let Some((gpu, mig)) = mine.or_else(|| slices().next()) else {
+            return screen.step(5, "No slice falls sick: there is none");
+        };
+        let index = gpu.index as usize;
+        let needs = |action| {
+            move |node: &mut Description| {
+                if let Some(gpu) = node.gpus.get_mut(index) {
+                    gpu.recovery_action = action;
+                }
+            }
+        };
+        screen.step(5, &format!("Xid {XID} on one slice of GPU {index}, which then needs a reset"))?;
+        let event = Event::xid(XID).on_gpu(gpu.index).on_instance(mig.gi, mig.ci);
+        self.node.send(&event)?;
+        let healthy = |view: &View| capacities(view).values().map(|it| it.allocatable).sum::<usize>();
+        let all = before.values().map(|it| it.allocatable).sum::<usize>();
+        let sick = self.wait(|view| healthy(view) == all - 1, "one sick slice").await?;
+        screen.line(&format!(
+            "The Xid names {} {}",
+            screen.strong(&mig.uuid),
+            screen.faint(&words::place(gpus, &mig.uuid))
+        ))?;
+        self.print(words::table(screen, &sick, Some(before)))?;
+        self.say()?;
+        self.node.update(needs(RecoveryAction::Reset))?;
+        let others = gpu.mig.len();
+        let sick = self.wait(|view| healthy(view) == all - others, "a GPU that needs a reset").await?;
+        screen.gap()?;
+        screen.line(
+            "The driver asks for a reset of the GPU, so nothing new may start on its other slices either:",
+        )?;
+        self.print(words::table(screen, &sick, Some(before)))?;
+        self.say()?;
+        self.node.update(needs(RecoveryAction::None))?;
+        let well = self.wait(|view| healthy(view) == all, "the recovery").await?;
+        screen.gap()?;
+        screen.line(&format!("The driver asks for nothing more, and {QUIET} of quiet has passed:"))?;
+        self.print(words::table(screen, &well, Some(&sick)))?;
+        self.say()
+    }
+
     /// Changes a GPU that the pod is not on.
     async fn change_layout(
         &mut self,
@@ -146,12 +207,11 @@ impl Stage {
         pod: Option<&Pod>,
     ) -> Result<(), DemoError> {
         let screen = self.screen;
-        let held = pod.into_iter().flat_map(|pod| pod.containers.values());
-        let held = held.flat_map(|container| container.allocated.values().flatten());
-        let busy: Vec<u32> = held.filter_map(|id| words::gpu_of(gpus, id)).collect();
+        let held = pod.into_iter().flat_map(held_ids);
+        let busy: Vec<u32> = held.filter_map(|id| words::gpu_of(gpus, &id)).collect();
         let can_change = |gpu: &&GpuState| !gpu.mig.is_empty() && !busy.contains(&gpu.index);
         let Some(gpu) = gpus.iter().rev().find(can_change) else {
-            return screen.step(5, "No change of layout: there is no other GPU with MIG devices");
+            return screen.step(6, "No change of layout: there is no other GPU with MIG devices");
         };
         // Of somebody's own node nothing is known but that what is there can be taken away.
         let layout = if self.own_node { &[][..] } else { &words::NEW_LAYOUT[..] };
@@ -160,7 +220,7 @@ impl Stage {
         let now = self.node.gpus()?;
         let after = now.get(index).map(words::layout).unwrap_or_default();
         let what = format!("Somebody changes GPU {index}: {} becomes {after}", words::layout(gpu));
-        screen.step(5, &what)?;
+        screen.step(6, &what)?;
 
         let expected = words::offers(&now);
         let offered = self.wait(|view| lists(view, expected), "the new layout").await?;
@@ -273,6 +333,11 @@ impl Stage {
     fn print(&self, lines: Vec<String>) -> Result<(), DemoError> {
         lines.into_iter().try_for_each(|line| self.screen.line(&line))
     }
+}
+
+/// What the pod's containers were given.
+fn held_ids(pod: &Pod) -> impl Iterator<Item = String> {
+    pod.containers.values().flat_map(|container| container.allocated.values().flatten().cloned())
 }
 
 fn capacities(view: &View) -> BTreeMap<String, Capacity> {

@@ -93,12 +93,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- else if $config.name -}}
 true
 {{- else -}}
-{{- $found := "" -}}
-{{- range $text := $config.map -}}
-{{- $strategy := dig "flags" "plugin" "deviceListStrategy" "" (fromYaml $text) -}}
-{{- if contains "cdi-" (include "mdp.joined" $strategy) }}{{ $found = "true" }}{{ end -}}
-{{- end -}}
-{{- $found -}}
+{{- if contains "cdi-" (values (default dict $config.map) | join " ") }}true{{ end -}}
 {{- end -}}
 {{- end -}}
 

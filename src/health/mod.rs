@@ -1,0 +1,74 @@
+//! Which devices are sick, why, and when they are well again.
+//!
+//! Values in, values out: this module calls no driver, reads no file and knows no clock. The caller brings the time.
+//!
+//! ```text
+//!  HealthEvent ──► take_event ───────┐                        ┌──► reasons_of(Device) ──► the lists, metrics, logs
+//!  (Xid, ECC, …)                     ▼                        │
+//!  Inventory ────► take_inventory ──► Health ─────────────────┤
+//!  (a look at      │                 │  GPU-a                 └──► next_look ──► the next look at the driver
+//!   the driver)    │                 │   ├─ the GPU: Record
+//!                  ▼                 │   └─ slices:  Record, Record …
+//!               Findings             └─ GPU-b …
+//!               (for logs)
+//!
+//!  one Record:     evidence ┌────────────────────────────────────┐ more evidence: the quiet
+//!         (none) ──────────►│ sick: reasons, when last, relapses │◄┐ period starts anew
+//!            ▲              └───────────────┬────────────────────┘─┘
+//!            │ well for     a look that began after the quiet period,
+//!            │ an hour      and the rule for the GPU allows it
+//!            │              ┌───────────────▼────────────────────┐
+//!            └──────────────│ well: since when, relapses         │── evidence: sick again, a relapse
+//!                           └────────────────────────────────────┘
+//! ```
+//!
+//! # What is hit
+//!
+//! | the event names | hit |
+//! |---|---|
+//! | GPU instance and compute instance | that slice |
+//! | GPU instance only | its slices |
+//! | neither | the GPU, and with it every slice that it has or gets |
+//! | an instance that is not known | nothing; it is tried again with the next inventory |
+//!
+//! # What makes sick, and for how long
+//!
+//! | evidence | hits | counts |
+//! |---|---|---|
+//! | an event that [`Checks`] count | as above | always |
+//! | a GPU that needs something ([`RecoveryAction`](crate::inventory::RecoveryAction)) | the GPU | unless all checks are disabled |
+//! | a lost GPU ([`TroubleKind::Lost`](crate::inventory::TroubleKind)) | the GPU | always |
+//!
+//! A GPU or a slice is well again by a look at the driver, never by time alone. All of this has to hold:
+//!
+//! 1. the look began after the last evidence, and at least the quiet period after it: 10 s, doubled with each relapse
+//!    within an hour, up to 10 min;
+//! 2. the GPU could be read, and so could the slice, which is the same as before;
+//! 3. the driver says that the GPU needs nothing; or, where it does not tell ([`Rule::ByReset`]), the GPU was reset
+//!    since the last evidence: it was lost, or absent, or the driver had gone, or all its instances had.
+//!
+//! A slice that a readable GPU no longer has is forgotten with all that stood against it: one that is made in its place
+//! is another. What stood against the GPU stays. A change of the policy makes nothing well.
+//!
+//! | file | what it has |
+//! |---|---|
+//! | `event` | what the driver tells by itself |
+//! | `xid` | NVIDIA's Xids, as data |
+//! | `checks` | the policy: which events count, how a device recovers |
+//! | `record` | one GPU or slice: its reasons, its quiet period |
+//! | `state` | all of them, and how events and looks change them |
+//! | `waiting` | events about instances that are not known yet |
+
+mod checks;
+mod event;
+mod record;
+mod state;
+#[cfg(test)]
+mod tests;
+mod waiting;
+pub mod xid;
+
+pub use checks::{Check, Checks, HealthPolicy, IGNORED_BY_DEFAULT, InvalidCheck, Recovery, Rule, rule_for};
+pub use event::{EventKind, HealthEvent};
+pub use record::Moment;
+pub use state::{Findings, Health, Outcome, Recovered, Sickness};

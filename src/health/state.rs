@@ -1,0 +1,396 @@
+//! The reducer: events and looks at the driver in, what stands against each device out.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::record::Record;
+use super::waiting::Waiting;
+use super::{EventKind, HealthEvent, HealthPolicy, Moment, Recovery};
+use crate::inventory::{Gpu, Inventory, MigDevice, RecoveryAction, TroubleKind};
+use crate::resource::{Device, Reason};
+
+/// What stands against which GPU and slice. It holds no more than those that are sick or were within the hour.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Health {
+    /// By UUID.
+    gpus: BTreeMap<String, GpuHealth>,
+    /// Events about instances that no inventory has shown yet.
+    waiting: Waiting,
+    /// When the last look at the driver began.
+    looked: Moment,
+}
+
+/// What became of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It does not count.
+    Ignored,
+    /// Only another look at the driver tells what it means: something about the GPU has changed, or it is about an
+    /// instance that is not known yet, and is kept until that look.
+    LookAgain,
+    /// It made something sick, or keeps it so.
+    Sick(Sickness),
+}
+
+/// Something that is sick.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sickness {
+    /// E.g. `MIG device 0:3 (MIG-…)` or `GPU 0 (GPU-…) and its 7 MIG devices`.
+    pub what: String,
+    /// Why.
+    pub reason: Reason,
+    /// Whether it adds a reason to any device; otherwise it only lasts longer.
+    pub news: bool,
+}
+
+/// Something that is well again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    /// As in [`Sickness`]; a GPU comes without its MIG devices, since each of them has to get well by itself.
+    pub what: String,
+    /// What no longer stands against it.
+    pub reasons: Vec<Reason>,
+}
+
+/// What a look at the driver changed, for logs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Findings {
+    /// What is sick now for a reason that did not stand before.
+    pub sick: Vec<Sickness>,
+    /// What is well again.
+    pub recovered: Vec<Recovered>,
+    /// Events about instances that this look did not find either. Nothing was marked for them.
+    pub unplaced: Vec<HealthEvent>,
+    /// How many more events of that kind were forgotten since the last look, because there were too many or because
+    /// the driver went.
+    pub forgotten: usize,
+}
+
+/// One GPU and its slices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct GpuHealth {
+    /// What stands against the GPU as a whole, and so against every slice of it.
+    whole: Option<Record>,
+    /// What stands against single slices, each with what it was when it fell sick.
+    slices: Vec<(MigDevice, Record)>,
+    /// What the driver said about the GPU last.
+    says: Says,
+    /// Whether it had MIG devices when last seen.
+    had_slices: bool,
+}
+
+/// What the driver says about a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Says {
+    /// The GPU is not there, or cannot be read.
+    Nothing,
+    /// It needs something.
+    NeedsWork,
+    /// It needs nothing.
+    NeedsNothing,
+    /// The driver is too old to tell.
+    DoesNotTell,
+}
+
+impl Says {
+    fn about(gpu: &Gpu) -> Self {
+        match gpu.recovery_action {
+            _ if gpu.problem.is_some() => Self::Nothing,
+            None => Self::DoesNotTell,
+            Some(RecoveryAction::None) => Self::NeedsNothing,
+            Some(_) => Self::NeedsWork,
+        }
+    }
+
+    /// Whether the driver, or a reset where it says nothing, allows `record` to end.
+    fn allows(self, record: &Record) -> bool {
+        match self {
+            Self::NeedsNothing => true,
+            Self::DoesNotTell => record.reset_since(),
+            Self::Nothing | Self::NeedsWork => false,
+        }
+    }
+}
+
+impl Health {
+    /// Takes what the driver told by itself. `inventory` says which devices there are.
+    pub fn take_event(
+        &mut self,
+        event: &HealthEvent,
+        inventory: &Inventory,
+        policy: &HealthPolicy,
+        now: Moment,
+    ) -> Outcome {
+        if matches!(event.kind, EventKind::RecoveryAction | EventKind::MigConfigChange) {
+            return Outcome::LookAgain;
+        }
+        if !policy.checks.counts(event.kind) {
+            return Outcome::Ignored;
+        }
+        if let Some(sickness) = self.mark(event, inventory, now) {
+            return Outcome::Sick(sickness);
+        }
+        self.waiting.keep(event, now);
+        Outcome::LookAgain
+    }
+
+    /// Takes a look at the driver that began at `began`, so that it says nothing of what happened after that. GPUs and
+    /// slices that could not be read this time are in it as they were known, with their problem
+    /// ([`Inventory::with_unreadable_from`]).
+    pub fn take_inventory(
+        &mut self,
+        inventory: &Inventory,
+        policy: &HealthPolicy,
+        began: Moment,
+    ) -> Findings {
+        self.looked = self.looked.max(began);
+        let mut findings =
+            Findings { sick: self.take_states(inventory, policy, began), ..Findings::default() };
+        let all_read = !inventory.problems.iter().any(|problem| {
+            problem.left_out
+                && problem.mig_device.is_none()
+                && inventory.gpus.iter().all(|gpu| gpu.index != problem.gpu)
+        });
+        for (uuid, health) in &mut self.gpus {
+            match inventory.gpus.iter().find(|gpu| gpu.uuid == *uuid) {
+                Some(gpu) => health.look(gpu, inventory, began),
+                None => health.absent(all_read, began),
+            }
+        }
+        if let Recovery::Auto { quiet } = policy.recovery {
+            for gpu in &inventory.gpus {
+                if let Some(health) = self.gpus.get_mut(&gpu.uuid) {
+                    health.recover(gpu, quiet, began, &mut findings.recovered);
+                }
+            }
+        }
+        self.gpus.retain(|_, health| health.prune(began));
+        self.place_waiting(inventory, began, &mut findings);
+        findings
+    }
+
+    /// The driver as a whole has gone: it was unloaded, or NVML cannot be used. When it comes back, every GPU has been
+    /// reset.
+    pub fn driver_gone(&mut self) {
+        self.waiting.forget();
+        for health in self.gpus.values_mut() {
+            health.says = Says::Nothing;
+            health.records_mut().for_each(Record::driver_gone);
+        }
+    }
+
+    /// What stands against a device: a MIG device's own reasons and its GPU's; a whole GPU's own and, in MIG mode,
+    /// those of its slices. Which slice it was is in the [`Outcome`], for the log.
+    ///
+    /// The reasons stay as they are while an illness lasts, also in the quiet period after the cause has ended. A GPU
+    /// that is lost has the same [`Reason::Lost`] in the inventory.
+    pub fn reasons_of(&self, device: &Device) -> Vec<Reason> {
+        let Some(health) = self.gpus.get(&device.gpu_uuid) else { return Vec::new() };
+        let mut reasons = health.whole.as_ref().map(Record::reasons).unwrap_or_default();
+        for (slice, record) in &health.slices {
+            if device.mig.as_ref().is_none_or(|mig| mig.is_same(slice)) {
+                // An event that was about several slices is one reason.
+                let more = record.reasons().into_iter().filter(|reason| !reasons.contains(reason));
+                let more: Vec<_> = more.collect();
+                reasons.extend(more);
+            }
+        }
+        reasons
+    }
+
+    /// How long it is from `now` until a look at the driver could make something well. `None`: nothing waits for that,
+    /// because nothing is sick, or because what is sick needs more than time, which the driver or the next regular
+    /// look will tell.
+    pub fn next_look(&self, policy: &HealthPolicy, now: Moment) -> Option<Duration> {
+        let Recovery::Auto { quiet } = policy.recovery else { return None };
+        let waits = |health: &GpuHealth, record: &Record| {
+            record.is_sick() && health.says.allows(record) && !record.may_end(quiet, self.looked)
+        };
+        let records =
+            self.gpus.values().flat_map(|health| health.records().map(move |record| (health, record)));
+        records
+            .filter(|(health, record)| waits(health, record))
+            .map(|(_, record)| record.due(quiet).since(now))
+            .min()
+    }
+
+    /// How many GPUs, slices and events it remembers.
+    #[cfg(test)]
+    pub(super) fn size(&self) -> usize {
+        self.waiting.len() + self.gpus.values().map(|health| health.records().count()).sum::<usize>()
+    }
+
+    /// What the state of each GPU says by itself.
+    fn take_states(&mut self, inventory: &Inventory, policy: &HealthPolicy, began: Moment) -> Vec<Sickness> {
+        let mut found = Vec::new();
+        let asking_counts = policy.checks.counts(EventKind::RecoveryAction);
+        for gpu in &inventory.gpus {
+            let lost = gpu.problem.as_ref().filter(|problem| problem.kind == TroubleKind::Lost);
+            // What a GPU needed when it could last be read is no evidence of today.
+            let asks = gpu.recovery_action.filter(|_| asking_counts && Says::about(gpu) == Says::NeedsWork);
+            if let Some(trouble) = lost
+                && self.whole(gpu).lost(&trouble.text, began)
+            {
+                found.push((gpu, Reason::Lost(trouble.text.clone())));
+            }
+            if let Some(action) = asks
+                && self.whole(gpu).asks(action, began)
+            {
+                found.push((gpu, Reason::RecoveryAction(action)));
+            }
+        }
+        let sickness = |(gpu, reason)| Sickness { what: gpu_and_slices(gpu), reason, news: true };
+        found.into_iter().map(sickness).collect()
+    }
+
+    /// Marks what `event` is about; `None` where the inventory does not have it.
+    fn mark(&mut self, event: &HealthEvent, inventory: &Inventory, now: Moment) -> Option<Sickness> {
+        let gpu = inventory.gpus.iter().find(|gpu| gpu.uuid == event.gpu_uuid)?;
+        let reason = Reason::Event(event.kind, event.at);
+        let Some(gpu_instance) = event.gpu_instance else {
+            let news = self.whole(gpu).event(event.kind, event.at, now);
+            return Some(Sickness { what: gpu_and_slices(gpu), reason, news });
+        };
+        let named = |mig: &&MigDevice| {
+            mig.gpu_instance == gpu_instance
+                && event.compute_instance.is_none_or(|compute| compute == mig.compute_instance)
+        };
+        let named: Vec<_> = gpu.mig_devices.iter().filter(named).collect();
+        if named.is_empty() {
+            return None;
+        }
+        let health = self.gpu(gpu);
+        let mut news = false;
+        for mig in &named {
+            news |= health.slice(mig).event(event.kind, event.at, now);
+        }
+        let what = named.iter().map(|mig| slice_name(gpu, mig)).collect::<Vec<_>>().join(", ");
+        Some(Sickness { what, reason, news })
+    }
+
+    /// Tries what was kept once more.
+    fn place_waiting(&mut self, inventory: &Inventory, began: Moment, findings: &mut Findings) {
+        findings.forgotten = self.waiting.take_forgotten();
+        for (event, heard) in self.waiting.take() {
+            // It counts as evidence of now: no device gets well by the very look that first shows it.
+            if let Some(sickness) = self.mark(&event, inventory, heard.max(began)) {
+                findings.sick.extend(Some(sickness).filter(|sickness| sickness.news));
+                continue;
+            }
+            let gpu = inventory.gpus.iter().find(|gpu| gpu.uuid == event.gpu_uuid);
+            let could_not_show_it =
+                began <= heard || gpu.is_some_and(|gpu| Says::about(gpu) == Says::Nothing);
+            if could_not_show_it {
+                self.waiting.keep(&event, heard);
+            } else {
+                findings.unplaced.push(event);
+            }
+        }
+    }
+
+    fn gpu(&mut self, gpu: &Gpu) -> &mut GpuHealth {
+        let health = self.gpus.entry(gpu.uuid.clone()).or_insert_with(|| GpuHealth {
+            whole: None,
+            slices: Vec::new(),
+            says: Says::about(gpu),
+            had_slices: false,
+        });
+        health.had_slices |= !gpu.mig_devices.is_empty();
+        health
+    }
+
+    fn whole(&mut self, gpu: &Gpu) -> &mut Record {
+        self.gpu(gpu).whole.get_or_insert_default()
+    }
+}
+
+impl GpuHealth {
+    fn records(&self) -> impl Iterator<Item = &Record> {
+        self.whole.iter().chain(self.slices.iter().map(|(_, record)| record))
+    }
+
+    fn records_mut(&mut self) -> impl Iterator<Item = &mut Record> {
+        self.whole.iter_mut().chain(self.slices.iter_mut().map(|(_, record)| record))
+    }
+
+    fn slice(&mut self, mig: &MigDevice) -> &mut Record {
+        let at = self.slices.iter().position(|(slice, _)| slice.is_same(mig)).unwrap_or_else(|| {
+            self.slices.push((mig.clone(), Record::default()));
+            self.slices.len() - 1
+        });
+        &mut self.slices[at].1
+    }
+
+    /// A look that has the GPU, read or as it was known.
+    fn look(&mut self, gpu: &Gpu, inventory: &Inventory, began: Moment) {
+        self.says = Says::about(gpu);
+        if let Some(problem) = &gpu.problem {
+            if problem.kind == TroubleKind::Lost {
+                self.records_mut().for_each(|record| record.was_reset(began));
+            }
+            return;
+        }
+        // A slice that is left out because it could not be read, and that nobody knew before, may be any.
+        let all_read = !inventory.problems.iter().any(|problem| {
+            problem.left_out
+                && problem.gpu == gpu.index
+                && problem
+                    .mig_device
+                    .is_some_and(|index| gpu.mig_devices.iter().all(|mig| mig.index != index))
+        });
+        if all_read {
+            self.slices.retain(|(slice, _)| gpu.mig_devices.iter().any(|mig| mig.is_same(slice)));
+        }
+        let empty = gpu.mig_devices.is_empty() && gpu.empty_gpu_instances.is_empty();
+        if self.had_slices && all_read && empty && gpu.mig_enabled() {
+            // A reset takes all instances with it; and where somebody took them, nothing that ran is left either.
+            self.records_mut().for_each(|record| record.was_reset(began));
+        }
+        self.had_slices = !gpu.mig_devices.is_empty();
+    }
+
+    /// A look that does not have the GPU. Where everything was read, it has gone, and cannot come back as it was.
+    fn absent(&mut self, all_read: bool, began: Moment) {
+        self.says = Says::Nothing;
+        if all_read {
+            self.records_mut().for_each(|record| record.was_reset(began));
+        }
+    }
+
+    fn recover(&mut self, gpu: &Gpu, quiet: Duration, began: Moment, recovered: &mut Vec<Recovered>) {
+        let says = self.says;
+        let may = |record: &Record| record.is_sick() && says.allows(record) && record.may_end(quiet, began);
+        if let Some(record) = self.whole.as_mut().filter(|record| may(record)) {
+            recovered.push(Recovered { what: gpu_name(gpu), reasons: record.recover(began) });
+        }
+        for mig in gpu.mig_devices.iter().filter(|mig| mig.problem.is_none()) {
+            let slice = self.slices.iter_mut().find(|(slice, _)| slice.is_same(mig));
+            if let Some((_, record)) = slice.filter(|(_, record)| may(record)) {
+                recovered.push(Recovered { what: slice_name(gpu, mig), reasons: record.recover(began) });
+            }
+        }
+    }
+
+    /// Drops what is forgiven; whether anything is left.
+    fn prune(&mut self, now: Moment) -> bool {
+        self.whole.take_if(|record| record.is_forgiven(now));
+        self.slices.retain(|(_, record)| !record.is_forgiven(now));
+        self.whole.is_some() || !self.slices.is_empty()
+    }
+}
+
+fn gpu_name(gpu: &Gpu) -> String {
+    format!("GPU {} ({})", gpu.index, gpu.uuid)
+}
+
+fn gpu_and_slices(gpu: &Gpu) -> String {
+    match gpu.mig_devices.len() {
+        0 => gpu_name(gpu),
+        1 => format!("{} and its MIG device", gpu_name(gpu)),
+        count => format!("{} and its {count} MIG devices", gpu_name(gpu)),
+    }
+}
+
+fn slice_name(gpu: &Gpu, mig: &MigDevice) -> String {
+    format!("MIG device {}:{} ({})", gpu.index, mig.index, mig.uuid)
+}

@@ -1,0 +1,353 @@
+//! What should be offered: from what the driver says, the health of devices, and the configuration.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, info, warn};
+
+use super::Policy;
+use crate::cdi::Cdi;
+use crate::health::{Findings, Health, HealthEvent, Moment, Outcome, Recovered, Rule, Sickness, rule_for};
+use crate::inventory::Inventory;
+use crate::resource::{Reason, ResourceSet, resolve};
+
+/// How often the CDI specification is looked after, and how soon one that is not complete or could not be written:
+/// what it consists of is in places that the driver's thread does not look at.
+const CDI_LOOK: Duration = Duration::from_secs(10);
+const CDI_AGAIN: Duration = Duration::from_secs(5);
+
+/// The least time between two looks at the driver that are meant to find something well again.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+
+/// What is known of the node and of its devices' health. It outlives a configuration.
+#[derive(Debug)]
+pub struct Knowledge {
+    /// When time began for [`Health`].
+    epoch: Instant,
+    inventory: Option<Arc<Inventory>>,
+    health: Health,
+}
+
+impl Default for Knowledge {
+    fn default() -> Self {
+        Self { epoch: Instant::now(), inventory: None, health: Health::default() }
+    }
+}
+
+/// Why the driver is not asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    /// It is.
+    No,
+    /// SIGUSR1 came.
+    Yes,
+    /// SIGUSR2 came, and the first look after it has not ended.
+    Ending,
+}
+
+/// All that follows from it for what should be offered.
+pub(super) struct Outlook {
+    policy: Policy,
+    cdi: Cdi,
+    by_cdi: bool,
+    /// When the specification is looked after again, where there is one.
+    cdi_again: Option<Instant>,
+    known: Knowledge,
+    /// Why there is no driver, while there is none.
+    no_driver: Option<String>,
+    hold: Hold,
+    /// When the driver was last asked whether something is well again.
+    looked: Option<Instant>,
+    /// What the strategy makes of the node.
+    resolved: ResourceSet,
+    /// The same, with what stands against devices.
+    wanted: ResourceSet,
+    /// Whether something can be shown that was not shown.
+    changed: bool,
+    /// What was last said of how errors are known and how devices recover.
+    told: Vec<String>,
+}
+
+impl Outlook {
+    pub(super) fn new(policy: Policy, cdi: Cdi, by_cdi: bool, known: Knowledge) -> Self {
+        let mut outlook = Self {
+            policy,
+            cdi,
+            by_cdi,
+            cdi_again: None,
+            known,
+            no_driver: None,
+            hold: Hold::No,
+            looked: None,
+            resolved: ResourceSet::default(),
+            wanted: ResourceSet::default(),
+            changed: true,
+            told: Vec::new(),
+        };
+        outlook.resolve();
+        outlook
+    }
+
+    pub(super) fn into_knowledge(self) -> Knowledge {
+        self.known
+    }
+
+    pub(super) fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    pub(super) fn wanted(&self) -> &ResourceSet {
+        &self.wanted
+    }
+
+    pub(super) fn inventory(&self) -> Option<Arc<Inventory>> {
+        self.known.inventory.clone()
+    }
+
+    pub(super) fn no_driver(&self) -> Option<&str> {
+        self.no_driver.as_deref()
+    }
+
+    pub(super) fn is_on_hold(&self) -> bool {
+        self.hold != Hold::No
+    }
+
+    /// Whether something has changed since this was last asked.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// How each GPU's devices get well.
+    pub(super) fn recovery_rules(&self) -> BTreeMap<String, Rule> {
+        let gpus = self.known.inventory.iter().flat_map(|inventory| &inventory.gpus);
+        gpus.map(|gpu| (gpu.uuid.clone(), rule_for(gpu, &self.policy.health))).collect()
+    }
+
+    /// Whether the driver has ever said what there is.
+    pub(super) fn is_known(&self) -> bool {
+        self.known.inventory.is_some()
+    }
+
+    /// Takes another configuration.
+    pub(super) fn set_policy(&mut self, policy: Policy, by_cdi: bool) {
+        self.policy = policy;
+        self.by_cdi = by_cdi;
+        self.resolve();
+    }
+
+    /// Takes a look at the driver that began at `began`.
+    pub(super) fn take_inventory(&mut self, inventory: Inventory, began: Instant) {
+        let previous = self.known.inventory.take();
+        let first = previous.is_none();
+        let inventory = match &previous {
+            Some(previous) => inventory.with_unreadable_from(previous),
+            None => inventory,
+        };
+        let began = Moment(began.saturating_duration_since(self.known.epoch));
+        tell(&self.known.health.take_inventory(&inventory, &self.policy.health, began));
+        let changed = previous.as_deref() != Some(&inventory) || self.no_driver.is_some();
+        self.known.inventory = Some(Arc::new(inventory));
+        self.no_driver = None;
+        if self.hold == Hold::Ending {
+            info!("the driver is in use again");
+            self.hold = Hold::No;
+        }
+        self.changed |= changed;
+        if changed {
+            self.resolve();
+        } else {
+            self.mark();
+        }
+        self.tell_of_health();
+        if let (true, Some(inventory)) = (first, &self.known.inventory) {
+            info!(
+                driver = inventory.driver_version,
+                gpus = inventory.gpus.len(),
+                mig_devices = inventory.gpus.iter().map(|gpu| gpu.mig_devices.len()).sum::<usize>(),
+                strategy = %self.policy.offer.strategy,
+                resources = self.wanted.resources.len(),
+                "found"
+            );
+        }
+    }
+
+    /// Takes what the driver told by itself. Whether to look at the driver because of it.
+    pub(super) fn take_event(&mut self, event: &HealthEvent) -> bool {
+        let Some(inventory) = &self.known.inventory else { return true };
+        let now = Moment(self.known.epoch.elapsed());
+        let outcome = self.known.health.take_event(event, inventory, &self.policy.health, now);
+        let (gpu, kind) = (&event.gpu_uuid, event.kind);
+        match outcome {
+            Outcome::Ignored => {
+                debug!(gpu, %kind, gi = event.gpu_instance, ci = event.compute_instance, "ignored");
+                false
+            }
+            Outcome::LookAgain => {
+                debug!(gpu, %kind, gi = event.gpu_instance, ci = event.compute_instance, "looking at the driver");
+                true
+            }
+            Outcome::Sick(Sickness { what, reason, news }) => {
+                if news {
+                    warn!(what, %reason, "sick");
+                    self.mark();
+                }
+                news
+            }
+        }
+    }
+
+    /// There is no driver at the moment.
+    pub(super) fn take_no_driver(&mut self, why: String) {
+        self.no_driver = Some(why);
+        self.known.health.driver_gone();
+        self.mark();
+    }
+
+    /// SIGUSR1.
+    pub(super) fn hold(&mut self) {
+        self.hold = Hold::Yes;
+        self.mark();
+    }
+
+    /// SIGUSR2. What was offered is offered again when the driver has said what there is.
+    pub(super) fn end_hold(&mut self) {
+        if self.hold == Hold::Yes {
+            self.hold = Hold::Ending;
+        }
+    }
+
+    /// How long nothing has to be done; `None`: for ever.
+    pub(super) fn pause(&self) -> Option<Duration> {
+        let cdi = self.cdi_again.map(|at| at.saturating_duration_since(Instant::now()));
+        cdi.into_iter().chain(self.next_look()).min()
+    }
+
+    /// Does what is due. Whether to look at the driver.
+    pub(super) fn tick(&mut self) -> bool {
+        if self.cdi_again.is_some_and(|at| at <= Instant::now()) {
+            self.resolve();
+        }
+        let due = self.next_look().is_some_and(|pause| pause.is_zero());
+        if due {
+            self.looked = Some(Instant::now());
+        }
+        due
+    }
+
+    fn next_look(&self) -> Option<Duration> {
+        if self.hold != Hold::No || self.no_driver.is_some() {
+            return None;
+        }
+        let now = Moment(self.known.epoch.elapsed());
+        let wait = self.known.health.next_look(&self.policy.health, now)?;
+        let since = self.looked.map_or(LOOK_PAUSE, |looked| looked.elapsed());
+        Some(wait.max(LOOK_PAUSE.saturating_sub(since)))
+    }
+
+    /// Works out what the strategy makes of the node. The CDI specification comes first: the kubelet must not hear of a
+    /// device that a container runtime cannot resolve.
+    fn resolve(&mut self) {
+        let Some(inventory) = &self.known.inventory else { return };
+        let mut resolved = resolve(inventory, &self.policy.offer);
+        let complete = !self.by_cdi || mark_incomplete(&mut resolved, &mut self.cdi, inventory);
+        self.cdi_again = self.by_cdi.then(|| Instant::now() + if complete { CDI_LOOK } else { CDI_AGAIN });
+        for withheld in resolved.withheld.iter().filter(|withheld| !self.resolved.withheld.contains(withheld))
+        {
+            warn!(index = withheld.index, device = %withheld.id, reason = withheld.reason, "withheld");
+        }
+        for warning in resolved.warnings.iter().filter(|warning| !self.resolved.warnings.contains(warning)) {
+            warn!("{warning}");
+        }
+        let first = self.cdi_again.is_none() && self.resolved == ResourceSet::default();
+        if resolved.resources.is_empty() && (first || self.resolved != resolved) {
+            warn!(strategy = %self.policy.offer.strategy, "this node has nothing to offer under this strategy");
+        }
+        self.resolved = resolved;
+        self.mark();
+    }
+
+    /// Says once, and again when it changes, how a device gets well and how well errors are attributed.
+    fn tell_of_health(&mut self) {
+        let Some(inventory) = &self.known.inventory else { return };
+        let mut rules: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for gpu in &inventory.gpus {
+            let rule = rule_for(gpu, &self.policy.health).to_string();
+            rules.entry(rule).or_default().push(gpu.index.to_string());
+        }
+        let mut lines: Vec<_> =
+            rules.into_iter().map(|(rule, gpus)| format!("GPU {}: {rule}", gpus.join(", "))).collect();
+        lines.extend(inventory.sees_instances.map(|sees| {
+            if sees {
+                "errors are attributed to single MIG devices".to_owned()
+            } else {
+                "errors are attributed to whole GPUs only: the driver tells of single MIG devices only those who may use \
+                 its capability mig/monitor (/dev/nvidia-caps/nvidia-cap2) or have CAP_SYS_ADMIN"
+                    .to_owned()
+            }
+        }));
+        for line in lines.iter().filter(|line| !self.told.contains(line)) {
+            info!("{line}");
+        }
+        self.told = lines;
+    }
+
+    /// Puts to each device what stands against it at the moment.
+    fn mark(&mut self) {
+        let mut wanted = self.resolved.clone();
+        let for_all = match (&self.no_driver, self.hold) {
+            (_, Hold::Yes | Hold::Ending) => Some(Reason::OnHold),
+            (Some(why), Hold::No) => Some(Reason::NoDriver(why.clone())),
+            (None, Hold::No) => None,
+        };
+        wanted.mark(|device| for_all.iter().cloned().chain(self.known.health.reasons_of(device)).collect());
+        self.changed |= self.wanted != wanted;
+        self.wanted = wanted;
+    }
+}
+
+/// What a look at the driver has changed in the health of devices.
+fn tell(findings: &Findings) {
+    for Sickness { what, reason, .. } in findings.sick.iter().filter(|sickness| sickness.news) {
+        warn!(what, %reason, "sick");
+    }
+    for Recovered { what, reasons } in &findings.recovered {
+        let reasons: Vec<_> = reasons.iter().map(ToString::to_string).collect();
+        info!(what, was = reasons.join("; "), "well again");
+    }
+    for event in &findings.unplaced {
+        let HealthEvent { gpu_uuid: gpu, kind, gpu_instance: gi, compute_instance: ci, .. } = event;
+        warn!(gpu, %kind, gi, ci, "an event named an instance that the driver does not have; nothing follows from it");
+    }
+    if findings.forgotten > 0 {
+        warn!(events = findings.forgotten, "too many events named instances that the driver does not have");
+    }
+}
+
+/// Brings the CDI specification up to date, and marks the devices that are not in it. Whether all of them are.
+fn mark_incomplete(wanted: &mut ResourceSet, cdi: &mut Cdi, inventory: &Inventory) -> bool {
+    let update = cdi.update(inventory);
+    if let Ok(update) = &update
+        && update.written
+    {
+        info!("wrote the CDI specification");
+        if update.without_libraries {
+            wanted.warnings.push(
+                "none of the driver's libraries is below the driver root: containers get device nodes by CDI, and have \
+                 to bring the libraries along"
+                    .to_owned(),
+            );
+        }
+    }
+    wanted.mark(|device| {
+        let reason = match &update {
+            Ok(update) => {
+                let incomplete = update.incomplete.iter().find(|incomplete| incomplete.id == device.uuid);
+                incomplete.map(|incomplete| incomplete.reason.clone())
+            }
+            Err(error) => Some(error.to_string()),
+        };
+        reason.map(Reason::Incomplete).into_iter().collect()
+    });
+    update.is_ok_and(|update| update.incomplete.is_empty())
+}

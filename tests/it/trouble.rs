@@ -1,0 +1,153 @@
+//! A driver in trouble: lost GPUs, calls that hang, events that fail, another version, somebody who needs it alone.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use fake_nvml::{Description, Event, Fault};
+use tokio::time::sleep;
+
+use crate::rig::{GPU, Rig, mig, wait_until};
+
+fn description() -> Description {
+    Description::h100s(3).with_mig(0, &["1g.10gb"; 2]).with_mig(1, &["1g.10gb"; 2])
+}
+
+fn calls(rig: &Rig, name: &str) -> u64 {
+    rig.node.counters().unwrap().get(name).copied().unwrap_or(0)
+}
+
+#[tokio::test]
+async fn a_gpu_that_is_lost_under_load_costs_no_allocation_elsewhere() {
+    let rig = Rig::mixed(&description()).await;
+    let resource = mig("1g.10gb");
+    rig.wait_for_counts(&[(GPU, 1), (&resource, 4)]).await;
+    let gpus = rig.node.gpus().unwrap();
+    let [lost, other] = [&gpus[0], &gpus[1]].map(|gpu| gpu.mig[0].uuid.clone());
+    let done = AtomicBool::new(false);
+    let load = async {
+        let mut served = 0;
+        while !done.load(Ordering::Relaxed) {
+            rig.kubelet.allocate_ids(&resource, &[&other]).await.expect("a GPU that is well");
+            served += 1;
+        }
+        served
+    };
+    let loss = async {
+        rig.node.update(|node| node.faults.push(Fault::error("*", "GPU_IS_LOST").on_gpu(0))).unwrap();
+        rig.kubelet.wait_for_capacity(&resource, 4, 2).await.unwrap();
+        let error = rig.kubelet.allocate_ids(&resource, &[&lost]).await.unwrap_err();
+        assert!(error.message().contains("GPU is lost"), "{error:?}");
+        rig.node.update(|node| node.faults.clear()).unwrap();
+        rig.kubelet.wait_for_capacity(&resource, 4, 4).await.unwrap();
+        done.store(true, Ordering::Relaxed);
+    };
+    let (served, ()) = tokio::join!(load, loss);
+    assert!(served > 0);
+    for list in rig.kubelet.lists(&resource) {
+        assert!(list.devices[&other].healthy, "a device of another GPU flickered");
+    }
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn a_gpu_whose_calls_hang_costs_only_itself() {
+    let rig = Rig::mixed(&description()).await;
+    let resource = mig("1g.10gb");
+    rig.wait_for_counts(&[(GPU, 1), (&resource, 4)]).await;
+    rig.node.update(|node| node.faults.push(Fault::delay("nvmlDeviceGetUUID", 12_000).on_gpu(0))).unwrap();
+    rig.kubelet.wait_for_capacity(&resource, 4, 2).await.unwrap();
+    rig.plugin.wait_for_log(&["unhealthy", "does not answer"]).await;
+    // The others are still looked at.
+    rig.node.update(|node| node.set_mig(1, &["2g.20gb"; 2])).unwrap();
+    rig.kubelet.wait_for_capacity(&mig("2g.20gb"), 2, 2).await.unwrap();
+    rig.node.update(|node| node.faults.clear()).unwrap();
+    rig.wait_for_counts(&[(GPU, 1), (&resource, 2), (&mig("2g.20gb"), 2)]).await;
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn waiting_for_events_may_fail_without_harm() {
+    let faulty = description().with_faults([Fault::error("nvmlEventSetWait_v2", "UNKNOWN")]);
+    let rig = Rig::mixed(&faulty).await;
+    let resource = mig("1g.10gb");
+    rig.wait_for_counts(&[(GPU, 1), (&resource, 4)]).await;
+    wait_until(|| calls(&rig, "nvmlEventSetWait_v2") >= 3, "some attempts").await;
+    let before = calls(&rig, "nvmlEventSetWait_v2");
+    sleep(Duration::from_secs(2)).await;
+    let attempts = calls(&rig, "nvmlEventSetWait_v2") - before;
+    assert!(attempts <= 20, "{attempts} attempts in 2 s are a busy loop");
+    assert_eq!(
+        calls(&rig, "nvmlEventSetCreate"),
+        calls(&rig, "nvmlEventSetFree") + 1,
+        "sets are freed, all but the last"
+    );
+    assert_eq!(rig.kubelet.lists(&resource).len(), 1, "nothing is known against a device");
+    rig.node.update(|node| node.faults.clear()).unwrap();
+    let gpu = &rig.node.gpus().unwrap()[1];
+    let sick = || rig.kubelet.devices(&resource).values().any(|device| !device.healthy);
+    // Which of these comes first is not known: an event before the set was made anew is lost.
+    wait_until(
+        || {
+            rig.node.send(&Event::xid(79).on_gpu(1).on_instance(gpu.mig[0].gi, 0)).unwrap();
+            std::thread::sleep(Duration::from_millis(50));
+            sick()
+        },
+        "an event that is heard",
+    )
+    .await;
+    rig.wait_for_counts(&[(GPU, 1), (&resource, 4)]).await;
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn a_gpu_that_has_no_events_does_not_keep_others_from_theirs() {
+    let faulty =
+        description().with_faults([Fault::error("nvmlDeviceRegisterEvents", "NOT_SUPPORTED").on_gpu(0)]);
+    let rig = Rig::mixed(&faulty).await;
+    let resource = mig("1g.10gb");
+    rig.wait_for_counts(&[(GPU, 1), (&resource, 4)]).await;
+    wait_until(|| calls(&rig, "nvmlEventSetWait_v2") > 0, "the plugin to listen for events").await;
+    let gpu = rig.node.gpus().unwrap().remove(1);
+    rig.node.send(&Event::xid(79).on_gpu(1).on_instance(gpu.mig[1].gi, 0)).unwrap();
+    rig.kubelet.wait_for_devices(&resource, |devices| !devices[&gpu.mig[1].uuid].healthy).await.unwrap();
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn another_version_of_the_driver_is_taken_up_by_the_same_process() {
+    let rig = Rig::mixed(&description()).await;
+    let resource = mig("1g.10gb");
+    rig.wait_for_counts(&[(GPU, 1), (&resource, 4)]).await;
+    let pid = rig.plugin.pid();
+    rig.node.upgrade_driver("590.48.01").unwrap();
+    rig.kubelet.wait_for_capacity(&resource, 4, 0).await.unwrap();
+    rig.plugin.wait_for_log(&["found", "590.48.01"]).await;
+    rig.wait_for_counts(&[(GPU, 1), (&resource, 4)]).await;
+    assert_eq!(rig.plugin.pid(), pid);
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn the_driver_is_left_alone_between_two_signals() {
+    let rig = Rig::mixed(&description()).await;
+    let resource = mig("1g.10gb");
+    rig.wait_for_counts(&[(GPU, 1), (&resource, 4)]).await;
+    rig.plugin.signal("USR1");
+    rig.kubelet.wait_for_capacity(&resource, 4, 0).await.unwrap();
+    rig.kubelet.wait_for_capacity(GPU, 1, 0).await.unwrap();
+    rig.plugin.wait_for_log(&["on hold", "NVML is shut down"]).await;
+    let uuid = rig.node.gpus().unwrap()[1].mig[0].uuid.clone();
+    let error = rig.kubelet.allocate_ids(&resource, &[&uuid]).await.unwrap_err();
+    assert!(error.message().contains("SIGUSR2"), "{error:?}");
+    assert_eq!(calls(&rig, "nvmlInit_v2"), calls(&rig, "nvmlShutdown"), "NVML is shut down");
+    // What mig-parted does meanwhile; nobody looks.
+    rig.node.reset_counters().unwrap();
+    rig.node.update(|node| node.set_mig(0, &["3g.40gb"; 2])).unwrap();
+    rig.plugin.signal("HUP");
+    rig.plugin.wait_for_log(&["SIGHUP"]).await;
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(rig.node.counters().unwrap().values().sum::<u64>(), 0, "{:?}", rig.node.counters());
+    rig.plugin.signal("USR2");
+    rig.wait_for_counts(&[(GPU, 1), (&resource, 2), (&mig("3g.40gb"), 2)]).await;
+    rig.finish().await;
+}
