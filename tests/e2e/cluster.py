@@ -31,10 +31,11 @@ class Cluster:
     """The node, its processes, and `kubectl`. What it writes lies below `work`; commands come from `given` where that
     folder has them."""
 
-    def __init__(self, work, given, policies):
+    def __init__(self, work, given, policy):
         self.work = Path(work).resolve()
         self.given = Path(given).resolve() if given else None
-        self.policies = policies
+        # The kubelet's topology manager policy, or None.
+        self.policy = policy
         self.state = self.work / "state"
         self.log = self.work / "log"
         self.group = f"mig-e2e-{zlib.crc32(str(self.work).encode()):08x}"
@@ -57,6 +58,11 @@ class Cluster:
         """The kubelet's version, as (1, 20, 2)."""
         text = subprocess.run([self.command("kubelet"), "--version"], capture_output=True, text=True, check=True).stdout
         return tuple(map(int, re.search(r"v(\d+)\.(\d+)\.(\d+)", text).groups()))
+
+    def runtime(self):
+        """containerd's version, as (1, 6)."""
+        text = subprocess.run([self.command("containerd"), "--version"], capture_output=True, text=True, check=True).stdout
+        return tuple(map(int, re.search(r" v?(\d+)\.(\d+)\.", text).groups()))
 
     def inside(self, *command):
         """A command line that runs `command` inside the node."""
@@ -312,8 +318,8 @@ state = "/run/containerd"
         if minor >= 31:
             configuration["failCgroupV1"] = False
             configuration["featureGates"] = {"ResourceHealthStatus": True}
-        if self.policies:
-            configuration |= {"cpuManagerPolicy": "static", "topologyManagerPolicy": self.policies,
+        if self.policy:
+            configuration |= {"cpuManagerPolicy": "static", "topologyManagerPolicy": self.policy,
                               "kubeReserved": {"cpu": "200m"}}
         return configuration
 

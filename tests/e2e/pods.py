@@ -7,7 +7,6 @@ import cluster
 from wait import Failed, expect_equal, until
 
 LABEL = "mig-e2e=pod"
-# The variable at once, and then every tenth of a second whether the first device node can still be opened.
 SCRIPT = """
 echo "device $NVIDIA_VISIBLE_DEVICES"
 exec sleep 2147483647
@@ -20,8 +19,8 @@ class Pods:
     def __init__(self, cluster_):
         self.cluster = cluster_
 
-    def make(self, *names, resource, count=1, script=SCRIPT, **spec):
-        """Makes pods that ask for devices; they may have to wait for them."""
+    def make(self, *names, resource, count=1, script=SCRIPT, resources=None):
+        """Makes pods that ask for devices, and for other resources; they may have to wait for them."""
         self.cluster.apply(*({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": name, "labels": dict([LABEL.split("=")])},
@@ -32,9 +31,9 @@ class Pods:
                 "containers": [{
                     "name": "main", "image": cluster.IMAGE, "imagePullPolicy": "Never",
                     "command": ["sh", "-c", script],
-                    "resources": {"limits": {resource: str(count)}},
+                    "resources": {"limits": {resource: str(count)} | (resources or {})},
                 }],
-            } | spec,
+            },
         } for name in names))
 
     def run(self, *names, seconds=120, **rest):

@@ -19,12 +19,21 @@ class Setting:
         """No pods, these GPUs, and the plugin with these values, offering what is expected."""
         self.pods.delete_all()
         self.node.lay_out(gpus)
-        values = {"migStrategy": "mixed"} | values
+        self.install(**values)
+        self.wait_for_allocatable(expected)
+
+    def install(self, **values):
+        """The plugin with these values; nothing is done where that is so already."""
+        # Until HTTP is there, nothing answers the chart's probes.
+        values = {"migStrategy": "mixed", "httpPort": 0} | values
         if values != self.values:
             self.values = None
-            self.plugin.install(**values)
+            self.plugin.install(values)
             self.values = values
-        self.wait_for_allocatable(expected)
+
+    def uninstall(self):
+        self.values = None
+        self.plugin.uninstall()
 
     def begin_with_sevens(self, **values):
         """Eight GPUs with seven slices each."""

@@ -1,10 +1,12 @@
 """Layouts that change under running pods."""
 
-from fake_node import mig
-from wait import expect, expect_equal, until_equal
+from fake_node import SEVENS, mig
+from plugin import NAMESPACE, PROGRAM
+from wait import expect, expect_equal, until, until_equal
 
 SMALL = "nvidia.com/mig-1g.10gb"
 SEVEN = ["1g.10gb"] * 7
+TWOS = [mig("2g.20gb", "2g.20gb", "2g.20gb")]
 
 
 def another_gpu(setting):
@@ -28,23 +30,74 @@ def another_gpu(setting):
 
 def under_a_pod(setting):
     """The slice that a pod holds is destroyed: it stays listed as unhealthy until the pod has gone."""
-    setting.begin([mig("3g.40gb", "3g.40gb")], {"nvidia.com/mig-3g.40gb": 2})
-    setting.pods.run("holder", resource="nvidia.com/mig-3g.40gb")
-    held = setting.node.slices()[setting.pods.device("holder")]
-    setting.node.lay_out([mig("2g.20gb", "2g.20gb", "2g.20gb")])
-    setting.wait_for_allocatable({"nvidia.com/mig-2g.20gb": 3})
-    # Its neighbour, which no pod holds, leaves the list.
-    with_held = {"nvidia.com/mig-2g.20gb": 3, "nvidia.com/mig-3g.40gb": 1}
-    until_equal("capacity", with_held, lambda: setting.devices("capacity"))
-    expect_equal("the pod's phase", "Running", setting.pods.get("holder")["status"]["phase"])
+    held = hold(setting)
+    setting.node.lay_out(TWOS)
+    with_held(setting)
     setting.pods.run("next", resource="nvidia.com/mig-2g.20gb")
     expect(setting.pods.device("next") != held.uuid, "the new pod was given the UUID that the old one holds")
+    release(setting)
+
+
+def behind_the_plugins_back(setting):
+    """The same while the plugin is not there; then the kubelet restarts, which must find the device in the list."""
+    hold(setting)
+    before = setting.pods.container("holder")
+    setting.uninstall()
+    setting.node.lay_out(TWOS)
+    setting.install()
+    with_held(setting)
+    sockets = setting.plugin.sockets()
+    setting.cluster.restart("kubelet")
+    until("the plugin's new sockets", lambda: len(now := setting.plugin.sockets()) == 2 and not set(now) & set(sockets))
+    with_held(setting)
+    expect_equal("the pod's container", before, setting.pods.container("holder"))
+    release(setting)
+
+
+def hold(setting):
+    """A pod on one of two halves; returns that slice."""
+    setting.begin([mig("3g.40gb", "3g.40gb")], {"nvidia.com/mig-3g.40gb": 2})
+    setting.pods.run("holder", resource="nvidia.com/mig-3g.40gb")
+    return setting.node.slices()[setting.pods.device("holder")]
+
+
+def with_held(setting):
+    """What is held is listed beside the new slices, and its neighbour, which no pod held, has left."""
+    setting.wait_for_allocatable({"nvidia.com/mig-2g.20gb": 3})
+    until_equal("capacity of twos and threes", (3, 1), lambda: capacity(setting))
+    expect_equal("the pod's phase", "Running", setting.pods.get("holder")["status"]["phase"])
+
+
+def release(setting):
+    """Once the pod has gone, so has the slice."""
     setting.pods.delete("holder")
-    # The kubelet tells of the release only when asked; the plugin asks at each look.
-    until_equal("capacity", {"nvidia.com/mig-2g.20gb": 3}, lambda: setting.devices("capacity"), 120)
+    until_equal("capacity of twos and threes", (3, 0), lambda: capacity(setting))
+
+
+def capacity(setting):
+    """Of twos and threes only: for five minutes the kubelet remembers what an earlier plugin had."""
+    seen = setting.devices("capacity")
+    return seen.get("nvidia.com/mig-2g.20gb", 0), seen.get("nvidia.com/mig-3g.40gb", 0)
+
+
+def late_driver(setting):
+    """The plugin starts before the driver does."""
+    setting.begin_with_sevens()
+    setting.pods.delete_all()
+    setting.node.lay_out(SEVENS, driver="notLoaded")
+    old = setting.plugin.pod()["metadata"]["name"]
+    setting.cluster.kubectl("delete", "pod", "--namespace", NAMESPACE, old, "--wait")
+    until("the plugin's process", lambda: setting.cluster.pids_of(PROGRAM))
+    setting.wait_for_allocatable({})
+    setting.node.lay_out(SEVENS)
+    setting.wait_for_allocatable({SMALL: 56})
+    setting.pods.run("late", resource=SMALL)
+    expect_equal("the plugin's restarts", 0, setting.plugin.pod()["status"]["containerStatuses"][0]["restartCount"])
 
 
 CASES = {
     "a layout changes on another GPU than the pod's": another_gpu,
     "a slice goes that a pod holds": under_a_pod,
+    "a slice goes that a pod holds, behind the plugin's back": behind_the_plugins_back,
+    "the driver comes after the plugin": late_driver,
 }

@@ -122,8 +122,7 @@ def rolling_update(setting):
     bystander = Bystander(setting)
     old = setting.plugin.pod()["metadata"]["name"]
     with Gap(setting) as gap:
-        setting.values = None
-        setting.plugin.install(migStrategy="mixed", **{"podAnnotations.e2e": "updated"})
+        setting.install(podAnnotations={"e2e": "updated"})
         expect(setting.plugin.pod()["metadata"]["name"] != old, "the DaemonSet's pod was not replaced")
         bystander.check()
         setting.wait_for_allocatable(ALL)
@@ -173,8 +172,7 @@ def uninstall(setting):
     setting.begin_with_sevens()
     setting.pods.run("stays", resource=SMALL)
     before = setting.pods.container("stays")
-    setting.values = None
-    setting.plugin.uninstall()
+    setting.uninstall()
     until_equal("the plugin's sockets", [], setting.plugin.sockets, 30)
     setting.wait_for_allocatable({})
     expect_equal("the pod's container", before, setting.pods.container("stays"))
