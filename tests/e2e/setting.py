@@ -1,9 +1,11 @@
 """What a case has in its hands, and the states that cases begin with."""
 
+import json
+
 import fake_node
 from cluster import NODE
 from pods import Pods
-from wait import Failed, until_equal
+from wait import Failed, until, until_equal
 
 
 class Setting:
@@ -20,6 +22,8 @@ class Setting:
         self.pods.delete_all()
         self.node.lay_out(gpus)
         self.install(**values)
+        # Numbers may be the same before and after: what the kubelet offers has to be of this layout.
+        until("the kubelet to offer none of an earlier layout's slices", lambda: self.offered() <= set(self.node.slices()))
         self.wait_for_allocatable(expected)
 
     def install(self, **values):
@@ -53,6 +57,13 @@ class Setting:
 
     def wait_for_allocatable(self, expected, seconds=120):
         until_equal("allocatable", expected, lambda: self.devices("allocatable"), seconds)
+
+    def offered(self):
+        """The MIG devices that the kubelet may give away, from its checkpoint."""
+        checkpoint = json.loads((self.cluster.plugins / "kubelet_internal_checkpoint").read_text())
+        devices = (device for group in (checkpoint["Data"]["RegisteredDevices"] or {}).values() for device in group)
+        # A replica has a number after its device's name.
+        return {device.partition("::")[0] for device in devices if device.startswith("MIG-")}
 
     def save_evidence(self, case):
         """Writes down what may tell why a case failed."""

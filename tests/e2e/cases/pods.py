@@ -96,8 +96,9 @@ def shared(setting):
 def numa(setting):
     """One GPU on the machine's only NUMA node, one on a node that it has not: the hints decide."""
     policy = setting.cluster.policy
-    if not policy:
-        return "skipped", "with --topology=best-effort, restricted or single-numa-node only"
+    if policy not in ("best-effort", "restricted"):
+        # On a machine with one NUMA node, single-numa-node takes the only choice there is for no choice.
+        return "skipped", "with --topology=best-effort or restricted only"
     if Path("/sys/devices/system/node/online").read_text().strip() != "0":
         return "skipped", "this machine has several NUMA nodes"
     near, far = ({**mig("3g.40gb"), "numa": node} for node in (0, 1))
