@@ -1,7 +1,7 @@
 //! What can go wrong between this program and the driver, in words that name the call.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper_sys::bindings as sys;
@@ -71,6 +71,16 @@ pub enum DriverError {
 }
 
 impl DriverError {
+    /// The library that was opened, if one was.
+    pub(super) fn library(&self) -> Option<&Path> {
+        match self {
+            Self::NotLoaded { library, .. }
+            | Self::VersionMismatch { library, .. }
+            | Self::Failed { library, .. } => Some(library),
+            Self::NotFound { .. } | Self::Unusable { .. } | Self::NoAnswer { .. } => None,
+        }
+    }
+
     /// Sorts an error that concerns the driver as a whole.
     pub(super) fn from_call(library: PathBuf, call: CallError) -> Self {
         match call.failure {
@@ -139,6 +149,15 @@ impl CallError {
         Self { call, failure }
     }
 
+    /// Why the library that was to be opened is none, or not NVML.
+    pub(super) fn is_no_nvml(&self) -> Option<String> {
+        match &self.failure {
+            Failure::NoSuchFunction => Some(format!("it is not NVML: it has no {}", self.call)),
+            Failure::Other(words) => Some(words.clone()),
+            Failure::Code(_) | Failure::GivenUp => None,
+        }
+    }
+
     /// The answer's name in nvml.h without `NVML_ERROR_`, or `OTHER`.
     pub(super) fn code(&self) -> &'static str {
         match &self.failure {
@@ -163,6 +182,11 @@ impl CallError {
     /// Nothing happened in the time that was given to wait for it.
     pub(super) fn is_timeout(&self) -> bool {
         self.is(&[sys::nvmlReturn_enum_NVML_ERROR_TIMEOUT])
+    }
+
+    /// Something went wrong inside of the driver.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.is(&[sys::nvmlReturn_enum_NVML_ERROR_UNKNOWN])
     }
 
     /// This process lacks the right to ask.

@@ -1,32 +1,41 @@
 //! The driver: the only room that talks to NVML, and with it the place to look for how a node is read.
 //!
 //! ```text
-//! places   which folders              library    opening libnvidia-ml.so.1
-//!    └──────────┬──────────────────────┘
+//! places   which folders              library    opening libnvidia-ml.so.1      raw: calls that nvml-wrapper lacks
+//!    └──────────┬──────────────────────┘         mapped: what the loader still has
 //!               ▼
-//! caps ──► enumerate ◄── models ◄── names        raw: the calls that nvml-wrapper lacks
-//! (/proc)       │        (once per GPU model)
-//!               ▼
-//!            session: the thread; sends an Inventory, or that there is no driver
+//! caps ──► enumerate ◄── models ◄── names        events: the set of events, and what one means
+//! (/proc)       │        (once per GPU model)       │
+//!               └───────────────┬───────────────────┘
+//!                               ▼
+//!            session: the threads; says what is there and what happens, or that there is no driver
+//!                               │
+//!                               ▼
+//!            status: how NVML answers, and what hangs (every call goes through `calls`)
 //! ```
 //!
 //! Rules that hold here:
-//! - `unsafe` stands in `raw.rs` alone.
+//! - `unsafe` stands in `raw/` alone.
 //! - An error concerns the smallest thing it can: a detail, a MIG device, a GPU. Only an answer that says
 //!   so is about the driver as a whole.
-//! - No handle is kept from one look to the next: it dies with its instance, and may then be another's.
+//! - No handle of an instance is kept from one look to the next: it dies with its instance, and may then be another's.
+//! - Any call may never come back. It is then left behind with its thread, and nothing waits for it.
 
+mod backoff;
 mod calls;
 mod caps;
 mod enumerate;
 mod error;
+mod events;
 mod library;
+mod mapped;
 mod models;
 mod names;
 mod places;
 mod raw;
 mod session;
 mod status;
+mod throttle;
 
 #[cfg(test)]
 mod tests;
@@ -43,5 +52,6 @@ use crate::inventory::Inventory;
 
 /// One look at the driver: opens the library, reads everything, and shuts NVML down again.
 pub fn discover(paths: &Paths) -> Result<Inventory, DriverError> {
-    enumerate::Driver::open(paths)?.look(paths)
+    let calls = calls::Caller::default();
+    enumerate::Driver::open(paths, &calls)?.look(&calls, paths, &mut enumerate::Cache::default())
 }

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use nvml_wrapper::Device;
 use nvml_wrapper::struct_wrappers::device::DeviceAttributes;
 
+use super::calls::Caller;
 use super::error::CallError;
 use super::names::{self, Slices};
 use super::raw::{self, ProfileInfo, ProfileInfoVersion};
@@ -44,6 +45,7 @@ impl Models {
     /// old drivers list no profiles otherwise.
     pub(super) fn of(
         &mut self,
+        calls: &Caller,
         gpu: &Device<'_>,
         name: &str,
         total_mib: Option<u64>,
@@ -52,7 +54,9 @@ impl Models {
         let Self { models, version } = self;
         match models.entry(key) {
             std::collections::hash_map::Entry::Occupied(known) => Ok(known.into_mut()),
-            std::collections::hash_map::Entry::Vacant(new) => Ok(new.insert(Model::ask(gpu, version)?)),
+            std::collections::hash_map::Entry::Vacant(new) => {
+                Ok(new.insert(Model::ask(calls, gpu, version)?))
+            }
         }
     }
 
@@ -67,15 +71,19 @@ impl Models {
 }
 
 impl Model {
-    fn ask(gpu: &Device<'_>, version: &mut Option<ProfileInfoVersion>) -> Result<Self, CallError> {
+    fn ask(
+        calls: &Caller,
+        gpu: &Device<'_>,
+        version: &mut Option<ProfileInfoVersion>,
+    ) -> Result<Self, CallError> {
         let mut complete = true;
         let version = match *version {
             Some(version) => version,
-            None => *version.insert(newest_version(gpu)?),
+            None => *version.insert(newest_version(calls, gpu)?),
         };
         let mut profiles = Vec::new();
         for index in 0..PROFILE_INDICES {
-            match raw::profile_info(gpu, version, index) {
+            match profile_info(calls, gpu, version, index) {
                 Ok(info) => profiles.push((index, info)),
                 Err(error) if error.is_invalid_argument() => break,
                 Err(error) if error.driver_is_gone() || error.gpu_is_gone() => return Err(error),
@@ -83,7 +91,8 @@ impl Model {
                 Err(error) => complete &= error.is_refusal() || error.is_about_the_argument(),
             }
         }
-        let memory_slices = match largest(&profiles).map(|info| raw::possible_placements(gpu, info.id)) {
+        let memory_slices = match largest(&profiles).map(|info| raw::possible_placements(calls, gpu, info.id))
+        {
             Some(Err(error)) if error.driver_is_gone() || error.gpu_is_gone() => return Err(error),
             Some(Ok(placements)) => placements.into_iter().map(end).max(),
             Some(Err(_)) | None => None,
@@ -159,10 +168,19 @@ impl Model {
     }
 }
 
+fn profile_info(
+    calls: &Caller,
+    gpu: &Device<'_>,
+    version: ProfileInfoVersion,
+    index: u32,
+) -> Result<ProfileInfo, CallError> {
+    calls.ask(version.call(), || raw::profile_info(gpu, version, index))
+}
+
 /// Index 0 is known to every driver, so an answer to it that is about the argument is about its version.
-fn newest_version(gpu: &Device<'_>) -> Result<ProfileInfoVersion, CallError> {
+fn newest_version(calls: &Caller, gpu: &Device<'_>) -> Result<ProfileInfoVersion, CallError> {
     for version in [ProfileInfoVersion::V3, ProfileInfoVersion::V2] {
-        match raw::profile_info(gpu, version, 0) {
+        match profile_info(calls, gpu, version, 0) {
             Ok(_) => return Ok(version),
             Err(error) if error.driver_is_gone() || error.gpu_is_gone() => return Err(error),
             // Also "not supported", which can be meant for the profile: the next form then says the same.

@@ -20,6 +20,9 @@ const CDI_AGAIN: Duration = Duration::from_secs(5);
 /// The least time between two looks at the driver that are meant to find something well again.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
+/// The least time between two log lines about events that do not count.
+const IGNORED_PAUSE: Duration = Duration::from_secs(1);
+
 /// What is known of the node and of its devices' health. It outlives a configuration.
 #[derive(Debug)]
 pub struct Knowledge {
@@ -63,6 +66,8 @@ pub(super) struct Outlook {
     resolved: ResourceSet,
     /// The same, with what stands against devices.
     wanted: ResourceSet,
+    /// When an event that does not count was last told of.
+    told_ignored: Option<Instant>,
     /// Whether something can be shown that was not shown.
     changed: bool,
     /// What was last said of how errors are known and how devices recover.
@@ -82,6 +87,7 @@ impl Outlook {
             looked: None,
             resolved: ResourceSet::default(),
             wanted: ResourceSet::default(),
+            told_ignored: None,
             changed: true,
             told: Vec::new(),
         };
@@ -180,7 +186,11 @@ impl Outlook {
         let (gpu, kind) = (&event.gpu_uuid, event.kind);
         match outcome {
             Outcome::Ignored => {
-                debug!(gpu, %kind, gi = event.gpu_instance, ci = event.compute_instance, "ignored");
+                let quiet = self.told_ignored.is_none_or(|told| told.elapsed() >= IGNORED_PAUSE);
+                if quiet {
+                    self.told_ignored = Some(Instant::now());
+                    info!(gpu, %kind, gi = event.gpu_instance, ci = event.compute_instance, "ignored");
+                }
                 false
             }
             Outcome::LookAgain => {

@@ -76,11 +76,9 @@ async fn waiting_for_events_may_fail_without_harm() {
     sleep(Duration::from_secs(2)).await;
     let attempts = calls(&rig, "nvmlEventSetWait_v2") - before;
     assert!(attempts <= 20, "{attempts} attempts in 2 s are a busy loop");
-    assert_eq!(
-        calls(&rig, "nvmlEventSetCreate"),
-        calls(&rig, "nvmlEventSetFree") + 1,
-        "sets are freed, all but the last"
-    );
+    let counters = rig.node.counters().unwrap();
+    let kept = counters["nvmlEventSetCreate"] - counters["nvmlEventSetFree"];
+    assert!(kept <= 1, "{kept} sets were not freed");
     assert_eq!(rig.kubelet.lists(&resource).len(), 1, "nothing is known against a device");
     rig.node.update(|node| node.faults.clear()).unwrap();
     let gpu = &rig.node.gpus().unwrap()[1];

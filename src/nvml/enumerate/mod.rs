@@ -1,0 +1,184 @@
+//! Looking at the driver: what it says, as an [`Inventory`].
+//!
+//! Per GPU these are some ten calls, and per MIG device seven; a model's profiles and what its kinds of
+//! device are called are asked only once. All else is asked on every look: instances come and go.
+
+mod gpu;
+mod mig;
+
+use std::path::{Path, PathBuf};
+
+use nvml_wrapper::Nvml;
+
+use super::calls::Caller;
+use super::caps::{self, MigMinors};
+use super::error::{CallError, DriverError};
+use super::library;
+use super::models::Models;
+use super::places::{Paths, Roots};
+use crate::inventory::{Gpu, Inventory, Problem, Trouble};
+
+/// The opened and initialised library. Dropping it shuts NVML down.
+pub(super) struct Driver {
+    nvml: Nvml,
+    library: PathBuf,
+    version: String,
+    cuda_version: Option<String>,
+}
+
+/// What is kept from one look to the next while the library is open.
+#[derive(Debug, Default)]
+pub(super) struct Cache {
+    models: Models,
+    minors: Option<MigMinors>,
+}
+
+/// What one GPU said.
+#[derive(Debug, Default)]
+pub(super) struct Part {
+    /// `None` where it could not be read: then a problem says why.
+    pub(super) gpu: Option<Gpu>,
+    /// What could not be read.
+    pub(super) problems: Vec<Problem>,
+    /// As [`Inventory::sees_instances`], for this GPU.
+    pub(super) sees_instances: Option<bool>,
+}
+
+impl Part {
+    /// A GPU that is left out for this reason.
+    pub(super) fn left_out(index: u32, uuid: Option<String>, reason: Trouble) -> Self {
+        let problem = Problem { gpu: index, mig_device: None, uuid, reason, left_out: true };
+        Self { gpu: None, problems: vec![problem], sees_instances: None }
+    }
+}
+
+impl Driver {
+    /// Opens the library that `paths` lead to.
+    pub(super) fn open(paths: &Paths, calls: &Caller) -> Result<Self, DriverError> {
+        let (nvml, library) = library::open(&paths.driver_root, calls)?;
+        let version = calls
+            .ask("nvmlSystemGetDriverVersion", || nvml.sys_driver_version())
+            .map_err(|call| DriverError::from_call(library.clone(), call))?;
+        // Old drivers lack the call, and nothing depends on it.
+        let cuda_version = calls.ask("nvmlSystemGetCudaDriverVersion_v2", || nvml.sys_cuda_driver_version());
+        Ok(Self { nvml, library, version, cuda_version: cuda_version.ok().map(words_of_cuda) })
+    }
+
+    /// For the calls that are made elsewhere.
+    pub(super) fn nvml(&self) -> &Nvml {
+        &self.nvml
+    }
+
+    /// The file that was opened.
+    pub(super) fn library(&self) -> &Path {
+        &self.library
+    }
+
+    /// The driver's version.
+    pub(super) fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// How many GPUs there are.
+    pub(super) fn count(&self, calls: &Caller) -> Result<u32, CallError> {
+        calls.ask("nvmlDeviceGetCount_v2", || self.nvml.device_count())
+    }
+
+    /// What the GPU with this index says. An error means that the driver as a whole is gone.
+    pub(super) fn gpu(
+        &self,
+        calls: &Caller,
+        roots: &Roots,
+        cache: &mut Cache,
+        index: u32,
+    ) -> Result<Part, CallError> {
+        let minors = cache.minors.as_ref();
+        let mut reader = gpu::Reader {
+            nvml: &self.nvml,
+            calls,
+            roots,
+            minors,
+            models: &mut cache.models,
+            index,
+            uuid: None,
+            problems: Vec::new(),
+            sees_instances: None,
+        };
+        match reader.gpu() {
+            Ok(gpu) => {
+                let gpu::Reader { problems, sees_instances, .. } = reader;
+                Ok(Part { gpu: Some(gpu), problems, sees_instances })
+            }
+            Err(error) if error.driver_is_gone() => Err(error),
+            // What was said of its parts goes with it.
+            Err(error) => Ok(Part::left_out(index, reader.uuid, error.trouble())),
+        }
+    }
+
+    /// Puts together what the GPUs said, which is ordered by their indices.
+    pub(super) fn inventory(&self, roots: &Roots, parts: impl IntoIterator<Item = Part>) -> Inventory {
+        let mut inventory = Inventory {
+            driver_version: self.version.clone(),
+            cuda_version: self.cuda_version.clone(),
+            library: self.library.clone(),
+            control_nodes: caps::control_nodes(roots),
+            ..Inventory::default()
+        };
+        for part in parts {
+            inventory.gpus.extend(part.gpu);
+            inventory.problems.extend(part.problems);
+            // One refusal says it for all.
+            inventory.sees_instances = match (inventory.sees_instances, part.sees_instances) {
+                (Some(a), Some(b)) => Some(a && b),
+                (a, b) => a.or(b),
+            };
+        }
+        inventory
+    }
+
+    /// Looks at everything. An error means that the driver as a whole is gone.
+    pub(super) fn look(
+        &self,
+        calls: &Caller,
+        paths: &Paths,
+        cache: &mut Cache,
+    ) -> Result<Inventory, DriverError> {
+        let failed = |call| DriverError::from_call(self.library.clone(), call);
+        let roots = paths.roots();
+        cache.begin(&roots);
+        let count = self.count(calls).map_err(failed)?;
+        let parts: Result<Vec<Part>, _> =
+            (0..count).map(|index| self.gpu(calls, &roots, cache, index)).collect();
+        Ok(self.inventory(&roots, parts.map_err(failed)?))
+    }
+}
+
+impl Cache {
+    /// To be called at the start of a look.
+    pub(super) fn begin(&mut self, roots: &Roots) {
+        if self.minors.is_none() {
+            self.minors = MigMinors::read(&roots.proc).ok();
+        }
+        self.models.forget_incomplete();
+    }
+}
+
+/// `13000` is CUDA 13.0.
+fn words_of_cuda(version: i32) -> String {
+    format!(
+        "{}.{}",
+        nvml_wrapper::cuda_driver_version_major(version),
+        nvml_wrapper::cuda_driver_version_minor(version)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cuda_versions_have_a_point() {
+        assert_eq!(words_of_cuda(13000), "13.0");
+        assert_eq!(words_of_cuda(12080), "12.8");
+    }
+}

@@ -1,0 +1,414 @@
+//! The thread "nvml", which decides what is asked and when, and calls nothing in the library itself.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::open::Open;
+use super::threads::{self, spawn};
+use super::{Asks, Id, Message, Report};
+use crate::nvml::calls::Caller;
+use crate::nvml::error::DriverError;
+use crate::nvml::mapped;
+use crate::nvml::places::Paths;
+use crate::nvml::status::Status;
+
+/// While there is no driver it is looked for after this, then after twice as long, up to [`LONGEST_WAIT`].
+const SHORTEST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// How long one GPU may take to tell what it has, and what concerns the driver as a whole, before something is done
+/// about it.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long it may take to open the library. Without the persistence daemon a driver starts its GPUs then, one after
+/// the other, which takes seconds for each.
+const OPENING_PATIENCE: Duration = Duration::from_secs(25);
+
+/// So many threads are left behind at most. With more of them nothing is asked any more, which
+/// [`Status::stalled_for`] shows.
+const MOST_LEFT_BEHIND: usize = 32;
+
+/// Nobody listens any more.
+pub(super) struct Ended;
+
+/// Where a session is. The drawing is in the parent module.
+enum Phase {
+    /// The library is closed until then.
+    Away { again: Instant },
+    /// A thread is opening it.
+    Opening { id: Id, calls: Caller, since: Instant, told: bool },
+    /// It is open.
+    Open(Box<Open>),
+    /// What belongs to this opening is on its way out, and is waited for until then.
+    Closing { id: Id, until: Instant, then: Then },
+    /// It stays closed until somebody says to go on.
+    Held,
+    /// The thread ends.
+    Ended,
+}
+
+/// What comes after the library was closed.
+enum Then {
+    /// It is opened again after a while. With the library that was of another version than the driver, if one was.
+    Away {
+        mismatch: Option<PathBuf>,
+    },
+    /// At once.
+    Again,
+    Hold,
+    End,
+}
+
+/// The thread.
+pub(super) struct Coordinator {
+    pub(super) paths: Paths,
+    pub(super) rescan: Option<Duration>,
+    pub(super) reports: mpsc::Sender<Report>,
+    pub(super) status: Arc<Status>,
+    pub(super) asks: Asks,
+    messages: Receiver<Message>,
+    phase: Phase,
+    last_id: Id,
+    /// The pause before the library is opened the next time.
+    wait: Duration,
+    /// What was reported last, if there is no driver.
+    no_driver: Option<DriverError>,
+    /// Threads that are in a call that was given up on.
+    left_behind: BTreeSet<Id>,
+    /// The library that was opened first of those that may still be in this process.
+    loaded: Option<mapped::Opened>,
+    told_of_stale_library: bool,
+}
+
+impl Coordinator {
+    pub(super) fn new(
+        paths: Paths,
+        rescan: Option<Duration>,
+        reports: mpsc::Sender<Report>,
+        status: Arc<Status>,
+        asks: Asks,
+        messages: Receiver<Message>,
+    ) -> Self {
+        Self {
+            paths,
+            rescan,
+            reports,
+            status,
+            asks,
+            messages,
+            phase: Phase::Away { again: Instant::now() },
+            last_id: 0,
+            wait: SHORTEST_WAIT,
+            no_driver: None,
+            left_behind: BTreeSet::new(),
+            loaded: None,
+            told_of_stale_library: false,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        while !matches!(self.phase, Phase::Ended) {
+            let message = match self.deadline() {
+                None => self.messages.recv().map_err(RecvTimeoutError::from),
+                Some(at) => self.messages.recv_timeout(at.saturating_duration_since(Instant::now())),
+            };
+            let heard = match message {
+                Ok(message) => self.take(message),
+                Err(RecvTimeoutError::Timeout) => Ok(()),
+                Err(RecvTimeoutError::Disconnected) => Err(Ended),
+            };
+            if heard.and_then(|()| self.on_time()).is_err() {
+                self.close(Then::End);
+            }
+        }
+    }
+
+    /// When something is to be done, even if nobody says anything.
+    fn deadline(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Away { again } => Some(*again),
+            Phase::Opening { since, told, .. } => (!told).then(|| *since + OPENING_PATIENCE),
+            Phase::Open(open) => open.deadline(&self.asks),
+            Phase::Closing { until, .. } => Some(*until),
+            Phase::Held | Phase::Ended => None,
+        }
+    }
+
+    fn take(&mut self, message: Message) -> Result<(), Ended> {
+        match message {
+            Message::Look => {
+                if let Phase::Away { again } = &mut self.phase {
+                    *again = Instant::now();
+                    self.asks.look_begins();
+                }
+                Ok(())
+            }
+            Message::Hold => match self.phase {
+                Phase::Away { .. } | Phase::Held => self.closed(Then::Hold),
+                Phase::Opening { .. } | Phase::Open(_) | Phase::Closing { .. } | Phase::Ended => {
+                    self.close(Then::Hold);
+                    Ok(())
+                }
+            },
+            Message::Resume => {
+                match &mut self.phase {
+                    Phase::Held => self.phase = Phase::Away { again: Instant::now() },
+                    Phase::Closing { then: then @ Then::Hold, .. } => *then = Then::Again,
+                    _ => {}
+                }
+                Ok(())
+            }
+            Message::End => Err(Ended),
+            Message::Opened(id, opened) => self.opened(id, opened),
+            Message::Closed(id) => {
+                self.came_back(id);
+                match std::mem::replace(&mut self.phase, Phase::Ended) {
+                    Phase::Closing { id: closing, then, .. } if closing == id => self.closed(then),
+                    other => {
+                        self.phase = other;
+                        Ok(())
+                    }
+                }
+            }
+            Message::Step(id, step) => {
+                if step.is_last() && self.came_back(id) {
+                    return self.with_open(|this, open| open.gpu_is_back(this, id));
+                }
+                self.with_open(|this, open| open.take_step(this, id, step))
+            }
+            Message::Listened(id, end) => {
+                if self.came_back(id) {
+                    return self.with_open(|this, open| open.ears.gpu_is_back(this, id));
+                }
+                self.with_open(|this, open| open.ears.ended(this, id, end))
+            }
+        }
+    }
+
+    fn on_time(&mut self) -> Result<(), Ended> {
+        let now = Instant::now();
+        match &mut self.phase {
+            Phase::Away { again } if *again <= now => self.open(),
+            Phase::Opening { calls, since, told, .. } if !*told && *since + OPENING_PATIENCE <= now => {
+                *told = true;
+                let call = calls.under_way().map_or("nvmlInit_v2", |under_way| under_way.call);
+                return self.report_no_driver(DriverError::NoAnswer { call });
+            }
+            Phase::Open(_) => return self.with_open(|this, open| open.on_time(this)),
+            Phase::Closing { id, until, .. } if *until <= now => {
+                let id = *id;
+                tracing::warn!(
+                    "a call into the NVIDIA driver does not come back, so NVML stays open in this process"
+                );
+                if self.left_behind.is_empty() {
+                    self.leave_behind(id);
+                }
+                if let Phase::Closing { then, .. } = std::mem::replace(&mut self.phase, Phase::Ended) {
+                    return self.closed(then);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Lets an open library's state do something, and closes the library where that says so.
+    fn with_open(
+        &mut self,
+        work: impl FnOnce(&mut Self, &mut Open) -> Result<(), Broken>,
+    ) -> Result<(), Ended> {
+        match std::mem::replace(&mut self.phase, Phase::Ended) {
+            Phase::Open(mut open) => {
+                let done = work(self, &mut open);
+                self.phase = Phase::Open(open);
+                match done {
+                    Ok(()) => Ok(()),
+                    Err(Broken::Ended) => Err(Ended),
+                    Err(Broken::Driver(error)) => self.lose(error),
+                }
+            }
+            other => {
+                self.phase = other;
+                Ok(())
+            }
+        }
+    }
+
+    fn open(&mut self) {
+        if self.loaded.as_ref().is_some_and(|loaded| !loaded.is_mapped()) {
+            self.loaded = None;
+        }
+        let id = self.new_id();
+        let calls = self.status.caller();
+        let work = threads::open(id, calls.clone(), self.paths.clone(), self.asks.clone());
+        self.status.progressed();
+        match spawn("nvml-open", work) {
+            Ok(()) => self.phase = Phase::Opening { id, calls, since: Instant::now(), told: false },
+            Err(error) => {
+                tracing::error!(%error, "no thread can be started to open NVML");
+                self.phase = Phase::Away { again: Instant::now() + LONGEST_WAIT };
+            }
+        }
+    }
+
+    fn opened(&mut self, id: Id, opened: Result<threads::OpenDriver, DriverError>) -> Result<(), Ended> {
+        let current = matches!(self.phase, Phase::Opening { id: opening, .. } if opening == id);
+        match opened {
+            Ok(driver) if current => {
+                self.loaded.get_or_insert_with(|| mapped::Opened::now(driver.library()));
+                self.phase = Phase::Open(Box::new(Open::new(id, driver)));
+                Ok(())
+            }
+            // Somebody has said to hold or to end meanwhile.
+            Ok(driver) => {
+                drop_elsewhere(driver);
+                Ok(())
+            }
+            Err(error) if current => {
+                if let Some(library) = error.library() {
+                    self.loaded.get_or_insert_with(|| mapped::Opened::now(library));
+                }
+                self.lose(error)
+            }
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// The driver as a whole cannot be used.
+    fn lose(&mut self, error: DriverError) -> Result<(), Ended> {
+        let mismatch = match &error {
+            DriverError::VersionMismatch { library, .. } => Some(library.clone()),
+            _ => None,
+        };
+        self.close(Then::Away { mismatch });
+        self.report_no_driver(error)
+    }
+
+    /// Ends all that is under way.
+    fn close(&mut self, then: Then) {
+        let until = Instant::now() + PATIENCE;
+        self.status.progressed();
+        // Who asked up to now is served by what comes next.
+        self.asks.look_begins();
+        self.phase = match std::mem::replace(&mut self.phase, Phase::Ended) {
+            Phase::Opening { id, .. } => Phase::Closing { id, until, then },
+            Phase::Open(open) => {
+                let id = open.id;
+                self.status.retain_watched(|_| false);
+                drop_elsewhere(open.end());
+                Phase::Closing { id, until, then }
+            }
+            Phase::Closing { id, until, then: Then::End } => Phase::Closing { id, until, then: Then::End },
+            Phase::Closing { id, until, .. } => Phase::Closing { id, until, then },
+            Phase::Away { .. } | Phase::Held | Phase::Ended => Phase::Ended,
+        };
+    }
+
+    /// All is closed that can be.
+    fn closed(&mut self, then: Then) -> Result<(), Ended> {
+        self.status.idle();
+        match then {
+            Then::Away { mismatch } => {
+                self.phase = Phase::Away { again: Instant::now() + self.wait };
+                self.wait = (self.wait * 2).min(LONGEST_WAIT);
+                mismatch.map_or(Ok(()), |library| self.look_for_stale_library(library))
+            }
+            Then::Again => {
+                self.phase = Phase::Away { again: Instant::now() };
+                Ok(())
+            }
+            Then::Hold => {
+                self.phase = Phase::Held;
+                self.wait = SHORTEST_WAIT;
+                self.no_driver = None;
+                self.report(Report::OnHold)
+            }
+            Then::End => {
+                self.phase = Phase::Ended;
+                Ok(())
+            }
+        }
+    }
+
+    fn look_for_stale_library(&mut self, library: PathBuf) -> Result<(), Ended> {
+        let stale = self.loaded.as_ref().is_some_and(|loaded| loaded.is_in_the_way_of(&library));
+        if !stale || std::mem::replace(&mut self.told_of_stale_library, true) {
+            return Ok(());
+        }
+        tracing::warn!(
+            library = %library.display(),
+            "the library was replaced, and the loader does not let go of the old one: a new process is needed"
+        );
+        self.report(Report::StaleLibrary(library))
+    }
+
+    /// A look has succeeded, so that there is a driver.
+    pub(super) fn has_driver(&mut self) {
+        self.wait = SHORTEST_WAIT;
+        self.no_driver = None;
+    }
+
+    pub(super) fn report_no_driver(&mut self, error: DriverError) -> Result<(), Ended> {
+        if self.no_driver.as_ref() == Some(&error) {
+            return Ok(());
+        }
+        tracing::warn!(%error, "no driver");
+        self.no_driver = Some(error.clone());
+        self.report(Report::NoDriver(error))
+    }
+
+    pub(super) fn report(&self, report: Report) -> Result<(), Ended> {
+        self.reports.blocking_send(report).map_err(|_closed| Ended)
+    }
+
+    pub(super) fn new_id(&mut self) -> Id {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// Whether there may be another thread that nobody waits for.
+    pub(super) fn may_leave_behind(&self) -> bool {
+        self.left_behind.len() < MOST_LEFT_BEHIND
+    }
+
+    pub(super) fn leave_behind(&mut self, id: Id) {
+        self.left_behind.insert(id);
+        self.status.set_hanging(self.left_behind.len());
+    }
+
+    /// A thread has ended: whether it was left behind.
+    fn came_back(&mut self, id: Id) -> bool {
+        let left = self.left_behind.remove(&id);
+        if left {
+            tracing::info!("a call that was given up on has come back");
+            self.status.set_hanging(self.left_behind.len());
+        }
+        left
+    }
+}
+
+/// What ends the time that a library is open.
+pub(super) enum Broken {
+    /// The driver cannot be used any more.
+    Driver(DriverError),
+    /// Nobody listens any more.
+    Ended,
+}
+
+impl From<Ended> for Broken {
+    fn from(Ended: Ended) -> Self {
+        Self::Ended
+    }
+}
+
+/// Drops what may be the last hold on the library, and so call it, on a thread of its own.
+fn drop_elsewhere<T: Send + 'static>(last: T) {
+    if let Err(error) = spawn("nvml-close", move || drop(last)) {
+        tracing::error!(%error, "no thread could be started to close NVML");
+    }
+}

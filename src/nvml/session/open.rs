@@ -1,0 +1,262 @@
+//! What goes on while the library is open: looks, and the thread that listens for events.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::coordinator::{Broken, Coordinator, PATIENCE};
+use super::ears::Ears;
+use super::threads::{self, OpenDriver, Range, Step, spawn};
+use super::{Asks, Id, Message, Report};
+use crate::inventory::{Problem, Trouble, TroubleKind};
+use crate::nvml::calls::Caller;
+use crate::nvml::enumerate::{Cache, Part};
+use crate::nvml::error::DriverError;
+
+/// Looks that are asked for in a burst are this far apart.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+
+/// The state of an open library.
+pub(super) struct Open {
+    pub(super) id: Id,
+    driver: Arc<OpenDriver>,
+    cache: Box<Cache>,
+    look: Option<Look>,
+    /// Whether a look has succeeded.
+    looked: bool,
+    /// When there is a look in any case.
+    next_look: Option<Instant>,
+    /// Until when there is none.
+    pause: Instant,
+    /// GPUs with a thread that was left behind, and in which call.
+    stuck: BTreeMap<u32, (Id, &'static str)>,
+    uuids: BTreeMap<u32, String>,
+    problems: Vec<Problem>,
+    pub(super) ears: Ears,
+}
+
+/// A look under way.
+struct Look {
+    id: Id,
+    calls: Caller,
+    began: Instant,
+    /// When it last came forward.
+    step: Instant,
+    /// Whether the number of GPUs is known.
+    counted: bool,
+    /// Whether it was reported that it is not.
+    told: bool,
+    /// GPUs that have not answered yet, in the order in which they are asked.
+    to_ask: VecDeque<u32>,
+    parts: BTreeMap<u32, Part>,
+}
+
+impl Open {
+    pub(super) fn new(id: Id, driver: OpenDriver) -> Self {
+        let now = Instant::now();
+        Self {
+            id,
+            driver: Arc::new(driver),
+            cache: Box::default(),
+            look: None,
+            looked: false,
+            next_look: Some(now),
+            pause: now,
+            stuck: BTreeMap::new(),
+            uuids: BTreeMap::new(),
+            problems: Vec::new(),
+            ears: Ears::default(),
+        }
+    }
+
+    /// Ends its threads, as far as they can be. What is left holds the library open.
+    pub(super) fn end(self) -> Arc<OpenDriver> {
+        if let Some(look) = self.look {
+            look.calls.give_up();
+        }
+        self.ears.stop();
+        self.driver
+    }
+
+    pub(super) fn deadline(&self, asks: &Asks) -> Option<Instant> {
+        let look = match &self.look {
+            Some(look) => (!look.told && look.waits()).then(|| look.step + PATIENCE),
+            None if asks.wants_look() => Some(self.pause),
+            None => self.next_look,
+        };
+        [look, self.ears.deadline()].into_iter().flatten().min()
+    }
+
+    pub(super) fn on_time(&mut self, session: &mut Coordinator) -> Result<(), Broken> {
+        let now = Instant::now();
+        let stalled = self.look.as_ref().is_some_and(|look| look.waits() && look.step + PATIENCE <= now);
+        if stalled {
+            self.lose_patience(session)?;
+        }
+        let due = self.next_look.is_some_and(|at| at <= now);
+        if self.look.is_none() && (due || session.asks.wants_look()) && self.pause <= now {
+            self.begin_look(session);
+        }
+        self.ears.check(session, &self.driver);
+        Ok(())
+    }
+
+    fn begin_look(&mut self, session: &mut Coordinator) {
+        session.asks.look_begins();
+        self.next_look = None;
+        let began = Instant::now();
+        let skipped = self.stuck.keys().copied().collect();
+        self.look = self.ask(session, Range::AllBut(skipped)).map(|(id, calls)| Look {
+            id,
+            calls,
+            began,
+            step: began,
+            counted: false,
+            told: false,
+            to_ask: VecDeque::new(),
+            parts: BTreeMap::new(),
+        });
+    }
+
+    /// Starts a thread that looks. If there can be none, it is tried again later.
+    fn ask(&mut self, session: &mut Coordinator, range: Range) -> Option<(Id, Caller)> {
+        let id = session.new_id();
+        let calls = session.status.caller();
+        let (driver, caller) = (Arc::clone(&self.driver), calls.clone());
+        let (paths, asks) = (session.paths.clone(), session.asks.clone());
+        let cache = std::mem::take(&mut self.cache);
+        session.status.progressed();
+        let work = move || {
+            threads::look(&driver, &caller, &paths, cache, range, |step| {
+                asks.send(Message::Step(id, step));
+            });
+        };
+        match spawn("nvml-look", work) {
+            Ok(()) => Some((id, calls)),
+            Err(error) => {
+                tracing::error!(%error, "no thread can be started to look at the driver");
+                self.next_look = Some(Instant::now() + PATIENCE);
+                None
+            }
+        }
+    }
+
+    pub(super) fn take_step(&mut self, session: &mut Coordinator, id: Id, step: Step) -> Result<(), Broken> {
+        let Some(look) = self.look.as_mut().filter(|look| look.id == id) else { return Ok(()) };
+        look.step = Instant::now();
+        session.status.progressed();
+        match step {
+            Step::Count(count) => {
+                look.counted = true;
+                look.to_ask = (0..count).filter(|index| !self.stuck.contains_key(index)).collect();
+                for (index, (_, call)) in self.stuck.range(..count) {
+                    look.parts.insert(*index, no_answer(*index, self.uuids.get(index), call));
+                }
+                Ok(())
+            }
+            Step::Gpu(index, part) => {
+                look.to_ask.retain(|other| *other != index);
+                look.parts.insert(index, part);
+                Ok(())
+            }
+            Step::Failed(error) => {
+                self.look = None;
+                Err(Broken::Driver(DriverError::from_call(self.driver.library().to_owned(), error)))
+            }
+            Step::Done(cache) => {
+                self.cache = cache;
+                self.finish_look(session)
+            }
+        }
+    }
+
+    /// The look has not come forward for too long.
+    fn lose_patience(&mut self, session: &mut Coordinator) -> Result<(), Broken> {
+        let Some(look) = &mut self.look else { return Ok(()) };
+        let call = look.calls.under_way().map_or("a call", |under_way| under_way.call);
+        if !look.counted {
+            // All that can be asked depends on it.
+            if !std::mem::replace(&mut look.told, true) {
+                session.report_no_driver(DriverError::NoAnswer { call })?;
+            }
+            return Ok(());
+        }
+        let Some(index) = look.to_ask.front().copied().filter(|_| session.may_leave_behind()) else {
+            return Ok(());
+        };
+        let uuid = self.uuids.get(&index);
+        tracing::warn!(gpu = index, uuid, call, "the GPU does not answer; going on without it");
+        look.calls.give_up();
+        session.leave_behind(look.id);
+        self.stuck.insert(index, (look.id, call));
+        look.parts.insert(index, no_answer(index, uuid, call));
+        look.to_ask.pop_front();
+        look.step = Instant::now();
+        if look.to_ask.is_empty() {
+            return self.finish_look(session);
+        }
+        let rest = Range::Only(look.to_ask.iter().copied().collect());
+        match self.ask(session, rest) {
+            Some((id, calls)) => {
+                if let Some(look) = &mut self.look {
+                    (look.id, look.calls) = (id, calls);
+                }
+            }
+            None => self.look = None,
+        }
+        Ok(())
+    }
+
+    fn finish_look(&mut self, session: &mut Coordinator) -> Result<(), Broken> {
+        let Some(look) = self.look.take() else { return Ok(()) };
+        session.status.idle();
+        session.has_driver();
+        let now = Instant::now();
+        self.pause = now + BETWEEN_LOOKS;
+        self.next_look = session.rescan.map(|rescan| now + rescan);
+        let roots = session.paths.roots();
+        let inventory = self.driver.inventory(&roots, look.parts.into_values());
+        if !std::mem::replace(&mut self.looked, true) {
+            let library = self.driver.library().display();
+            tracing::info!(%library, driver = self.driver.version(), "opened NVML");
+        }
+        log_new_problems(&self.problems, &inventory.problems);
+        self.problems.clone_from(&inventory.problems);
+        self.uuids.extend(inventory.gpus.iter().map(|gpu| (gpu.index, gpu.uuid.clone())));
+        // Every GPU that can be read is listened to.
+        self.ears.want(session, inventory.gpus.iter().map(|gpu| &gpu.uuid));
+        Ok(session.report(Report::Inventory { inventory, began: look.began })?)
+    }
+
+    /// A look that was given up on a GPU has ended after all.
+    #[expect(clippy::unnecessary_wraps, reason = "as the coordinator's other steps")]
+    pub(super) fn gpu_is_back(&mut self, session: &Coordinator, thread: Id) -> Result<(), Broken> {
+        self.stuck.retain(|_, (stuck, _)| *stuck != thread);
+        session.asks.look();
+        Ok(())
+    }
+}
+
+fn no_answer(index: u32, uuid: Option<&String>, call: &str) -> Part {
+    let text = format!("{call} does not come back");
+    Part::left_out(index, uuid.cloned(), Trouble { kind: TroubleKind::NoAnswer, text })
+}
+
+impl Look {
+    /// Whether it waits for a call.
+    fn waits(&self) -> bool {
+        !self.counted || !self.to_ask.is_empty()
+    }
+}
+
+/// One line per problem, when it appears and not on every look.
+fn log_new_problems(known: &[Problem], problems: &[Problem]) {
+    for problem in problems.iter().filter(|problem| !known.contains(problem)) {
+        let Problem { gpu, mig_device, uuid, reason, left_out } = problem;
+        if *left_out {
+            tracing::warn!(gpu, mig_device, uuid, %reason, "left out");
+        } else {
+            tracing::warn!(gpu, mig_device, uuid, %reason, "incomplete");
+        }
+    }
+}
