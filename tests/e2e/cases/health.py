@@ -13,7 +13,7 @@ def xid(setting):
     setting.begin_with_sevens(healthRecovery="off")
     sick, container = make_sick(setting)
     expect_equal("the pod's container", container, setting.pods.container("patient"))
-    expect_equal("capacity", {SMALL: 56}, setting.devices("capacity"))
+    expect_equal("capacity", 56, setting.devices("capacity")[SMALL])
     note = "allocatable 55 of 56"
     if setting.cluster.version()[1] >= STATUS_SINCE:
         def unhealthy():
