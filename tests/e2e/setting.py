@@ -60,7 +60,11 @@ class Setting:
 
     def offered(self):
         """The MIG devices that the kubelet may give away, from its checkpoint."""
-        checkpoint = json.loads((self.cluster.plugins / "kubelet_internal_checkpoint").read_text())
+        try:
+            checkpoint = json.loads((self.cluster.plugins / "kubelet_internal_checkpoint").read_text())
+        except FileNotFoundError:
+            # No plugin has registered yet.
+            return set()
         devices = (device for group in (checkpoint["Data"]["RegisteredDevices"] or {}).values() for device in group)
         # A replica has a number after its device's name.
         return {device.partition("::")[0] for device in devices if device.startswith("MIG-")}
