@@ -67,7 +67,7 @@ class Cluster:
     def inside(self, *command):
         """A command line that runs `command` inside the node."""
         path = ":".join(dict.fromkeys(os.path.dirname(self.command(name))
-                                      for name in ("containerd", "containerd-shim-runc-v2", "runc")))
+                                      for name in ("containerd", "containerd-shim-runc-v2", "ctr", "runc", "kubectl")))
         return ["nsenter", "--target", str(self._init()), "--mount", "--net", "--pid", "--uts", "--ipc", "--",
                 "env", f"PATH={path}:{os.environ['PATH']}:/usr/sbin:/sbin", f"CONTAINERD_ADDRESS={CONTAINERD}",
                 f"KUBECONFIG={self.state}/kubeconfig", *map(str, command)]

@@ -81,6 +81,11 @@ class Plugin:
         os.kill(before[0], signal.SIGKILL)
         until("the plugin's next process", lambda: set(self.cluster.pids_of(PROGRAM)) - set(before))
 
+    def look(self):
+        """Makes the plugin look at the driver at once."""
+        for pid in self.cluster.pids_of(PROGRAM):
+            os.kill(pid, signal.SIGHUP)
+
     def sockets(self):
         """The names of the plugin's sockets in the kubelet's folder."""
         return sorted(path.name for path in self.cluster.plugins.iterdir() if path.is_socket() and path.name != "kubelet.sock")

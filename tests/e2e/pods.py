@@ -57,8 +57,8 @@ class Pods:
     def get(self, name):
         return self.cluster.get("pod", name)
 
-    def delete(self, *names):
-        self.cluster.kubectl("delete", "pod", *names, "--wait", seconds=180)
+    def delete(self, *names, wait=True):
+        self.cluster.kubectl("delete", "pod", *names, f"--wait={str(wait).lower()}", seconds=180)
 
     def delete_all(self):
         self.cluster.kubectl("delete", "pods", "--selector", LABEL, "--wait", seconds=300)

@@ -95,7 +95,39 @@ def late_driver(setting):
     expect_equal("the plugin's restarts", 0, setting.plugin.pod()["status"]["containerStatuses"][0]["restartCount"])
 
 
+def churn(setting):
+    """Pods come and go while one GPU after another gets another layout. What the kubelet cannot bear is a device that
+    leaves the list right after it was given away."""
+    setting.begin_with_sevens()
+    kubelet, plugin = setting.cluster.pid("kubelet"), setting.cluster.pids_of(PROGRAM)
+    made, refused = [], {}
+    for turn in range(24):
+        names = [f"turn-{turn}-{number}" for number in range(6)]
+        setting.pods.make(*names, resource=SMALL)
+        made += names
+        layouts = list(SEVENS)
+        layouts[turn % 8] = mig("3g.40gb", "2g.20gb")
+        setting.node.lay_out(layouts)
+        setting.plugin.look()
+        for pod in setting.pods.list():
+            if pod["status"].get("reason") == "UnexpectedAdmissionError":
+                refused[pod["metadata"]["name"]] = pod["status"]["message"]
+        if turn >= 3:
+            setting.pods.delete(*made[6 * (turn - 3):6 * (turn - 2)], wait=False)
+    setting.node.lay_out(SEVENS)
+    setting.plugin.look()
+    setting.pods.delete_all()
+    setting.wait_for_allocatable({SMALL: 56})
+    expect_equal("the kubelet's process", kubelet, setting.cluster.pid("kubelet"))
+    expect_equal("the plugin's process", plugin, setting.cluster.pids_of(PROGRAM))
+    setting.pods.run("after", resource=SMALL)
+    others = [words for words in refused.values() if "has gone" not in words and "is unhealthy" not in words]
+    expect(not others, f"pods were refused for another reason than a slice that went: {others}")
+    return f"{len(made)} pods, {len(refused)} of them refused because their slice had just gone"
+
+
 CASES = {
+    "pods come and go while layouts change": churn,
     "a layout changes on another GPU than the pod's": another_gpu,
     "a slice goes that a pod holds": under_a_pod,
     "a slice goes that a pod holds, behind the plugin's back": behind_the_plugins_back,
