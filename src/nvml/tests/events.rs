@@ -12,7 +12,11 @@ fn uuids(fake: &Fake) -> Vec<String> {
 fn words(event: &HealthEvent, uuids: &[String]) -> String {
     let gpu = uuids.iter().position(|uuid| *uuid == event.gpu_uuid).unwrap();
     let id = |id: Option<u32>| id.map_or_else(|| "-".to_owned(), |id| id.to_string());
-    format!("{gpu} {} {} {}", id(event.gpu_instance), id(event.compute_instance), event.kind)
+    let kind = match event.kind {
+        EventKind::Xid(xid) => format!("Xid {xid}"),
+        kind => kind.to_string(),
+    };
+    format!("{gpu} {} {} {kind}", id(event.gpu_instance), id(event.compute_instance))
 }
 
 #[tokio::test]
