@@ -201,7 +201,7 @@ impl Outlook {
 
     /// There is no driver at the moment.
     pub(super) fn take_no_driver(&mut self, why: String) {
-        self.changed |= self.no_driver.as_ref() != Some(&why);
+        self.changed |= self.no_driver.as_ref() != Some(&why) || self.hold == Hold::Ending;
         self.no_driver = Some(why);
         if self.hold == Hold::Ending {
             self.hold = Hold::No;
