@@ -7,12 +7,14 @@ use std::path::Path;
 
 use tracing::{error, warn};
 
+use crate::admin::client;
 use crate::cli::{self, Command};
 use crate::config::command::{self, CommandError, ConfigCommand};
 use crate::config::{self, Config, ConfigError, ConfigSource, Values};
+use crate::devices::state::{DriverState, NodeState, PluginState};
 use crate::devices::{self, Format};
 use crate::explain::command::{ExplainArgs, ExplainError, Misfit};
-use crate::nvml::{self, DriverError};
+use crate::nvml::{self, DriverError, Paths};
 use crate::serve::{self, Served};
 use crate::supervisor::SupervisorError;
 use crate::telemetry;
@@ -123,7 +125,37 @@ fn configure(command: &ConfigCommand, values: &Values) -> Result<(), AppError> {
 
 fn print_devices(values: &Values, format: Format) -> Result<(), AppError> {
     let paths = config::paths(values)?;
-    print(&devices::render(&nvml::discover(&paths)?, format)?)
+    let node = match ask_plugin(values, &paths) {
+        Ok(node) => node,
+        Err(why) => {
+            if let Some(why) = why {
+                // Nothing is left to be done about a closed terminal.
+                drop(writeln!(
+                    io::stderr(),
+                    "{why}, so only what the driver says now is shown, and no health"
+                ));
+            }
+            nvml::discover(&paths)?.into()
+        }
+    };
+    print(&devices::render(&node, format)?)
+}
+
+/// What the plugin that runs on this node knows, so that the driver is not asked behind its back; or why the driver has to
+/// be, where that is worth a word.
+fn ask_plugin(values: &Values, paths: &Paths) -> Result<NodeState, Option<String>> {
+    let Some(address) = config::http_address(values) else { return Err(None) };
+    let node = client::ask(address).map_err(|error| Some(error.to_string()))?;
+    match &node.plugin {
+        Some(plugin) if plugin.driver_root != paths.driver_root => Err(Some(format!(
+            "the plugin that runs has another driver root, {}",
+            plugin.driver_root.display()
+        ))),
+        Some(PluginState { driver: DriverState::Present, .. }) => Ok(node),
+        // On hold, nobody else is to ask the driver.
+        Some(PluginState { on_hold: true, .. }) if !node.inventory.gpus.is_empty() => Ok(node),
+        _ => Err(Some("the plugin that runs has found no driver".to_owned())),
+    }
 }
 
 fn explain(values: &Values, arguments: &ExplainArgs) -> Result<(), AppError> {

@@ -18,7 +18,7 @@ use crate::kubelet::{self, Context};
 use crate::metrics::Metrics;
 use crate::nvml::Session;
 use crate::resource::policy::DeviceIdStrategy;
-use crate::supervisor::{self, Carried, Command, Inputs, Reload, Snapshot};
+use crate::supervisor::{self, Carried, Command, Inputs, Outside, Reload, Snapshot};
 
 /// How serving ended.
 #[derive(Debug)]
@@ -64,11 +64,8 @@ async fn run(mut config: Config, source: &ConfigSource) -> Result<Served, AppErr
     let metrics = Metrics::new();
     let (show, shown) = watch::channel(None);
     if let Some(address) = config.http_address {
-        let listener = admin::bind(address).await;
-        let listener =
-            listener.map_err(|source| AppError::System { what: "listen on --http-address", source })?;
         // Ends with the runtime.
-        tokio::spawn(admin::serve(listener, metrics.clone(), shown));
+        tokio::spawn(admin::serve(address, metrics.clone(), shown));
     }
     info!(version = env!("CARGO_PKG_VERSION"), kubelet_socket = %config.kubelet_socket.display(), "starting");
     let mut lasting = Lasting { carried: Carried::default(), metrics, show };
@@ -113,27 +110,20 @@ async fn round(
         .map_err(|source| AppError::System { what: "start the driver's thread", source })?;
     let context = Context {
         kubelet_socket: config.kubelet_socket.clone(),
-        folder: kubelet::watch_folder(config.kubelet_socket.clone()),
+        folder: kubelet::watch_folder(config.kubelet_socket.clone(), metrics.clone()),
         socket_names: config.socket_names.clone(),
         allowed_uids: config.allowed_uids.clone(),
         rules: config.rules.clone(),
         paths: config.paths.clone(),
         events: endpoint_sender,
+        metrics: metrics.clone(),
     };
     kubelet::sweep(context.plugin_folder()).await;
     let cdi = Cdi::new(config.cdi.clone(), config.paths.clone());
     let inputs = Inputs { reports, endpoints, commands, pulse };
     let begin_with = reload_of(&config);
-    let served = supervisor::run(
-        begin_with,
-        context,
-        cdi,
-        inputs,
-        &session,
-        carried,
-        (show, pulse_sender),
-        stopping.clone(),
-    );
+    let outside = Outside { session: &session, show, pulse: pulse_sender };
+    let served = supervisor::run(begin_with, context, cdi, inputs, outside, carried, stopping.clone());
     tokio::pin!(served);
     let mut current = config;
     let mut on_hold = false;
@@ -151,13 +141,13 @@ async fn round(
                 on_hold = true;
                 Command::Hold
             }
-            Happened::Resume => match postponed.take() {
-                Some(next) => break Ended::Restart(next),
-                None => {
-                    on_hold = false;
-                    Command::Resume
+            Happened::Resume => {
+                if let Some(next) = postponed.take() {
+                    break Ended::Restart(next);
                 }
-            },
+                on_hold = false;
+                Command::Resume
+            }
             Happened::HangUp | Happened::ConfigChanged => {
                 if matches!(happened, Happened::HangUp) {
                     session.rescan();

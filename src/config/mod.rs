@@ -333,6 +333,11 @@ pub fn paths(values: &Values) -> Result<Paths, ConfigError> {
     Ok(roots(&merged.values))
 }
 
+/// Where a plugin with this configuration is to be found over HTTP.
+pub fn http_address(values: &Values) -> Option<SocketAddr> {
+    kind::address(merge(values).values.text("http-address"))
+}
+
 /// How to log. Mistakes are told by whatever reads the rest.
 pub fn log(values: &Values) -> LogConfig {
     let format = if values.text("log-format") == "json" { LogFormat::Json } else { LogFormat::Text };

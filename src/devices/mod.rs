@@ -1,8 +1,9 @@
-//! What the command `devices` prints: an [`Inventory`] for people and for programs. Pure.
+//! What the command `devices` prints, and `/devices` with it: the node for people and for programs. Pure.
 
-use crate::inventory::Inventory;
+use self::state::NodeState;
 
 mod drawing;
+pub mod state;
 mod table;
 
 #[cfg(test)]
@@ -33,12 +34,12 @@ pub enum RenderError {
     Yaml(#[from] serde_saphyr::SerializeError),
 }
 
-/// The text for `inventory`, ending in a line break.
-pub fn render(inventory: &Inventory, format: Format) -> Result<String, RenderError> {
+/// The text for `node`, ending in a line break.
+pub fn render(node: &NodeState, format: Format) -> Result<String, RenderError> {
     match format {
-        Format::Table => Ok(table::render(inventory, table::Columns::Narrow)),
-        Format::Wide => Ok(table::render(inventory, table::Columns::Wide)),
-        Format::Json => Ok(serde_json::to_string_pretty(inventory)? + "\n"),
-        Format::Yaml => Ok(serde_saphyr::to_string(inventory)?),
+        Format::Table => Ok(table::render(node, table::Columns::Narrow)),
+        Format::Wide => Ok(table::render(node, table::Columns::Wide)),
+        Format::Json => Ok(serde_json::to_string_pretty(node)? + "\n"),
+        Format::Yaml => Ok(serde_saphyr::to_string(node)?),
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::drawing;
+use super::state::{NodeState, PluginState};
 use crate::inventory::{DeviceNode, Gpu, Inventory, MigDevice, MigMode, Problem};
 
 /// How much of each MIG device to show.
@@ -14,7 +15,8 @@ pub(super) enum Columns {
     Wide,
 }
 
-pub(super) fn render(inventory: &Inventory, columns: Columns) -> String {
+pub(super) fn render(node: &NodeState, columns: Columns) -> String {
+    let NodeState { inventory, plugin } = node;
     let mut lines = vec![headline(inventory)];
     if columns == Columns::Wide {
         let nodes = words(&inventory.control_nodes, |node| node.path.display().to_string());
@@ -30,7 +32,7 @@ pub(super) fn render(inventory: &Inventory, columns: Columns) -> String {
             .problems
             .iter()
             .any(|problem| problem.gpu == gpu.index && problem.mig_device.is_some() && problem.left_out);
-        lines.extend(gpu_lines(gpu, unread, columns));
+        lines.extend(gpu_lines(gpu, plugin.as_ref(), unread, columns));
     }
     let problems = problems(inventory);
     if !problems.is_empty() {
@@ -38,7 +40,24 @@ pub(super) fn render(inventory: &Inventory, columns: Columns) -> String {
         lines.push("Problems".to_owned());
         lines.extend(problems);
     }
+    if let Some(plugin) = plugin {
+        lines.extend(of_plugin(plugin));
+    }
     lines.join("\n") + "\n"
+}
+
+/// What holds for the node as a whole.
+fn of_plugin(plugin: &PluginState) -> Vec<String> {
+    let mut lines = vec![String::new(), format!("Health as the running plugin {} sees it", plugin.version)];
+    if plugin.on_hold {
+        lines.push(
+            "  on hold: SIGUSR1 was sent, and SIGUSR2 goes on; the devices are those of before".to_owned(),
+        );
+    }
+    lines.extend(
+        plugin.holders_unknown.as_ref().map(|why| format!("  which pods hold devices is not known: {why}")),
+    );
+    lines
 }
 
 fn headline(inventory: &Inventory) -> String {
@@ -46,11 +65,16 @@ fn headline(inventory: &Inventory) -> String {
     format!("Driver {}{cuda}, {}", inventory.driver_version, inventory.library.display())
 }
 
-fn gpu_lines(gpu: &Gpu, unread: bool, columns: Columns) -> Vec<String> {
+fn gpu_lines(gpu: &Gpu, plugin: Option<&PluginState>, unread: bool, columns: Columns) -> Vec<String> {
     let mut lines = vec![format!("GPU {}: {}, {}", gpu.index, gpu.name, mode(gpu.mig_mode)), facts(gpu)];
+    if let Some(health) = plugin.and_then(|plugin| plugin.health(&gpu.uuid)) {
+        let holders = plugin.map(|plugin| holders(plugin, &gpu.uuid)).filter(|holders| holders != "-");
+        let held = holders.map(|holders| format!(", held by {holders}")).unwrap_or_default();
+        lines.push(format!("  Health: {health}{held}"));
+    }
     if !gpu.mig_devices.is_empty() {
         lines.push(String::new());
-        lines.extend(device_table(gpu, columns));
+        lines.extend(device_table(gpu, plugin, columns));
     } else if gpu.mig_enabled() {
         lines.push("  no MIG devices".to_owned());
     }
@@ -93,7 +117,7 @@ struct Column {
     cells: Vec<String>,
 }
 
-fn device_table(gpu: &Gpu, columns: Columns) -> Vec<String> {
+fn device_table(gpu: &Gpu, plugin: Option<&PluginState>, columns: Columns) -> Vec<String> {
     let column = |heading, right, cell: &dyn Fn(&MigDevice) -> String| Column {
         heading,
         right,
@@ -115,8 +139,20 @@ fn device_table(gpu: &Gpu, columns: Columns) -> Vec<String> {
         let numa = gpu.numa_node.map_or_else(|| "-".to_owned(), |node| node.to_string());
         table.push(column("NUMA", true, &|_| numa.clone()));
         table.push(column("NODES", false, &|device| nodes(gpu, device)));
+        table.extend(plugin.map(|plugin| column("HELD BY", false, &|device| holders(plugin, &device.uuid))));
     }
+    let health = |plugin: &PluginState, device: &MigDevice| {
+        plugin.health(&device.uuid).unwrap_or_else(|| "not offered".to_owned())
+    };
+    table.extend(plugin.map(|plugin| column("HEALTH", false, &|device| health(plugin, device))));
     align(&table, gpu.mig_devices.len())
+}
+
+/// The containers that hold it: `default/training`, or `-`.
+fn holders(plugin: &PluginState, uuid: &str) -> String {
+    let all = plugin.devices(uuid).flat_map(|(_, device)| &device.held_by);
+    let names = words(&all.collect::<Vec<_>>(), |holder| format!("{}/{}", holder.namespace, holder.pod));
+    if names.is_empty() { "-".to_owned() } else { names }
 }
 
 /// The device nodes of a MIG device: `/dev/nvidia0, nvidia-cap66, nvidia-cap67 (missing)`.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::inventory::{DeviceNode, Gpu, MigDevice, MigMode, Placement, Problem};
+use crate::inventory::{DeviceNode, Gpu, Inventory, MigDevice, MigMode, Placement, Problem};
 
 fn node(path: String) -> DeviceNode {
     DeviceNode { path: path.into(), exists: true }
@@ -76,7 +76,7 @@ fn h100() -> Gpu {
 }
 
 fn table(inventory: &Inventory) -> String {
-    let text = render(inventory, Format::Table).unwrap();
+    let text = render(&inventory.clone().into(), Format::Table).unwrap();
     for line in text.lines() {
         assert!(line.chars().count() <= 100, "{line}");
     }
@@ -293,7 +293,7 @@ fn wide_adds_numa_and_device_nodes() {
     if let Some(node) = &mut gpu.mig_devices[0].compute_instance_node {
         node.exists = false;
     }
-    let text = render(&node_with(vec![gpu]), Format::Wide).unwrap();
+    let text = render(&node_with(vec![gpu]).into(), Format::Wide).unwrap();
     assert_eq!(text.lines().take(8).collect::<Vec<_>>().join("\n"), "Driver 580.95.05, CUDA 13.0, /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.580.95.05
 Control nodes: /dev/nvidiactl, /dev/nvidia-uvm
 
@@ -315,9 +315,9 @@ fn json_and_yaml_come_back_as_the_same_inventory() {
         reason: crate::inventory::Trouble::unreadable("a: b # c"),
         left_out: true,
     });
-    let json = render(&inventory, Format::Json).unwrap();
+    let json = render(&inventory.clone().into(), Format::Json).unwrap();
     assert_eq!(serde_json::from_str::<Inventory>(&json).unwrap(), inventory);
-    let yaml = render(&inventory, Format::Yaml).unwrap();
+    let yaml = render(&inventory.clone().into(), Format::Yaml).unwrap();
     assert_eq!(serde_saphyr::from_str::<Inventory>(&yaml).unwrap(), inventory);
     assert!(json.ends_with("}\n") && yaml.ends_with('\n') && !yaml.ends_with("\n\n"));
 }

@@ -2,16 +2,7 @@ use super::*;
 use crate::fixtures::{gpu, mig_device, mig_gpu, node};
 
 fn left_out(gpu: u32, mig_device: Option<u32>) -> Problem {
-<<<<<<< HEAD
     Problem { gpu, mig_device, uuid: None, reason: Trouble::unreadable("it does not answer"), left_out: true }
-=======
-    Problem {
-        gpu,
-        mig_device,
-        reason: Trouble::unreadable("it does not answer"),
-        left_out: true,
-    }
->>>>>>> health
 }
 
 fn with_problems(mut inventory: Inventory, problems: Vec<Problem>) -> Inventory {

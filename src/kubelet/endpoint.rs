@@ -102,6 +102,7 @@ impl Endpoint {
         devices: Vec<Device>,
         before: Option<JoinHandle<()>>,
     ) -> Self {
+        context.metrics.begin(&resource);
         let offer = Arc::new(Offer::new(resource, context.rules.clone(), context.paths.clone(), devices));
         let stopping = CancellationToken::new();
         let status = Arc::new(EndpointStatus::new());
@@ -172,6 +173,20 @@ enum Ended {
     OtherInstanceLeft,
 }
 
+impl Ended {
+    /// One word for metrics.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Stopping => "stopping",
+            Self::KubeletRestarted => "kubelet_restarted",
+            Self::KubeletGone => "kubelet_gone",
+            Self::SocketGone => "socket_gone",
+            Self::NoStream => "no_stream",
+            Self::OtherInstanceLeft => "other_instance_left",
+        }
+    }
+}
+
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -196,6 +211,8 @@ impl Keeper {
     async fn run(mut self, stopping: CancellationToken) {
         let mut backoff = Backoff::new();
         let mut last_error = String::new();
+        let mut why = "start";
+        let mut registered_with = None;
         loop {
             let ready = self.folder.wait_for(|state| state.kubelet.is_some());
             let ready = tokio::select! {
@@ -214,6 +231,12 @@ impl Keeper {
             match registered {
                 Ok(server) => {
                     last_error.clear();
+                    // Its end shows in several ways, whichever is noticed first.
+                    if registered_with.is_some_and(|kubelet| Some(kubelet) != before.kubelet) {
+                        why = Ended::KubeletRestarted.word();
+                    }
+                    registered_with = before.kubelet;
+                    self.context.metrics.count_registration(self.offer.resource(), why);
                     let since = Instant::now();
                     self.status.set(Registration::Registered);
                     let ended = self.wait(&server, &before, &name, &stopping).await;
@@ -221,6 +244,7 @@ impl Keeper {
                         server.close(AT_EXIT).await;
                         return;
                     }
+                    why = ended.word();
                     let hint = if server.refused_a_client() { OLD_KUBELET } else { "" };
                     self.status.set(Registration::Missing(format!("{ended}{hint}")));
                     info!(resource = %self.offer.resource(), "registering again: {ended}{hint}");
@@ -235,6 +259,7 @@ impl Keeper {
                     }
                 }
                 Err(error) => {
+                    self.context.metrics.count_registration_error(self.offer.resource());
                     self.status.set(Registration::Missing(error.clone()));
                     // The same words again and again help nobody.
                     if error != last_error {
@@ -254,8 +279,7 @@ impl Keeper {
 
     async fn serve_and_register(&self, name: &str) -> Result<Server, String> {
         let path = self.context.plugin_folder().join(name);
-        let events = self.context.events.clone();
-        let server = Server::start(path, Arc::clone(&self.offer), &self.context.allowed_uids, events)
+        let server = Server::start(path, Arc::clone(&self.offer), &self.context)
             .map_err(|error| with_sources(&error))?;
         let resource = self.offer.resource();
         match register(&self.context.kubelet_socket, resource, name).await {

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::sync::{mpsc, watch};
 
+use crate::metrics::Metrics;
 use crate::nvml::Paths;
 use crate::resource::allocate::Rules;
 use crate::resource::{DeviceId, ResourceName};
@@ -69,6 +70,8 @@ pub struct Context {
     pub paths: Paths,
     /// What an endpoint has to tell.
     pub events: mpsc::Sender<EndpointEvent>,
+    /// Where calls and registrations are counted.
+    pub metrics: Metrics,
 }
 
 /// What an endpoint tells the supervisor.

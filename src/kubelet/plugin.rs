@@ -14,6 +14,7 @@ use tracing::debug;
 use super::EndpointEvent;
 use super::api::deviceplugin as wire;
 use super::offer::Offer;
+use crate::metrics::Metrics;
 use crate::resource::allocate::{AllocateError, Answer};
 use crate::resource::{Device, DeviceId};
 
@@ -42,6 +43,7 @@ pub(super) struct Plugin {
     /// Ends the streams.
     pub(super) closing: CancellationToken,
     pub(super) events: mpsc::Sender<EndpointEvent>,
+    pub(super) metrics: Metrics,
 }
 
 pub(super) fn options() -> wire::DevicePluginOptions {
@@ -90,6 +92,7 @@ impl wire::device_plugin_server::DevicePlugin for Plugin {
         request: Request<wire::PreferredAllocationRequest>,
     ) -> Result<Response<wire::PreferredAllocationResponse>, Status> {
         self.count("GetPreferredAllocation");
+        self.metrics.count_preferred_allocation(self.offer.resource());
         let answer = |container: &wire::ContainerPreferredAllocationRequest| {
             let size = usize::try_from(container.allocation_size).unwrap_or(0);
             let available = &container.available_device_i_ds;
@@ -109,7 +112,11 @@ impl wire::device_plugin_server::DevicePlugin for Plugin {
         self.count("Allocate");
         let requests = request.into_inner().container_requests;
         let containers: Vec<_> = requests.into_iter().map(|container| container.devices_ids).collect();
-        match self.allocate_in_time(&containers).await {
+        let began = Instant::now();
+        let answer = self.allocate_in_time(&containers).await;
+        let error = answer.as_ref().err().map(AllocateError::word);
+        self.metrics.count_allocation(self.offer.resource(), began.elapsed(), error);
+        match answer {
             Ok(answers) => {
                 debug!(resource = %self.offer.resource(), devices = ?containers, "allocated");
                 let container_responses = answers.into_iter().map(to_wire).collect();

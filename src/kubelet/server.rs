@@ -21,7 +21,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
-use super::EndpointEvent;
+use super::Context;
 use super::api::deviceplugin::device_plugin_server::DevicePluginServer;
 use super::offer::Offer;
 use super::plugin::Plugin;
@@ -58,12 +58,7 @@ pub(super) struct Server {
 
 impl Server {
     /// Binds `path` and serves `offer` on it. Once this returns, the kubelet can connect.
-    pub(super) fn start(
-        path: PathBuf,
-        offer: Arc<Offer>,
-        allowed_uids: &HashSet<u32>,
-        events: mpsc::Sender<EndpointEvent>,
-    ) -> Result<Self, BindError> {
+    pub(super) fn start(path: PathBuf, offer: Arc<Offer>, context: &Context) -> Result<Self, BindError> {
         let listener = match UnixListener::bind(&path) {
             Ok(listener) => listener,
             Err(source) => return Err(BindError { path, source }),
@@ -78,12 +73,13 @@ impl Server {
             streams: streams.clone(),
             calls: Arc::clone(&calls),
             closing: closing.clone(),
-            events,
+            events: context.events.clone(),
+            metrics: context.metrics.clone(),
         };
         let (sender, incoming) = mpsc::channel(1);
         let door = Door {
             listener,
-            allowed_uids: allowed_uids.clone(),
+            allowed_uids: context.allowed_uids.clone(),
             connections: connections.clone(),
             accepted: Arc::clone(&accepted),
         };

@@ -161,11 +161,11 @@ mod tests {
             Ok::<_, NvmlError>(())
         });
         assert_eq!(answer, Ok(()));
-        let mut called = false;
+        let mut asked = false;
         let refused = caller.ask("nvmlY", || {
-            called = true;
+            asked = true;
             Ok::<_, NvmlError>(())
         });
-        assert!(refused.is_err_and(|error| error.driver_is_gone()) && !called);
+        assert!(refused.is_err_and(|error| error.driver_is_gone()) && !asked);
     }
 }

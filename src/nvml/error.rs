@@ -81,6 +81,15 @@ impl DriverError {
         }
     }
 
+    /// Whether it says the same as `other`, whichever call found it out.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::NotLoaded { library: a, .. }, Self::NotLoaded { library: b, .. })
+            | (Self::VersionMismatch { library: a, .. }, Self::VersionMismatch { library: b, .. }) => a == b,
+            _ => self == other,
+        }
+    }
+
     /// Sorts an error that concerns the driver as a whole.
     pub(super) fn from_call(library: PathBuf, call: CallError) -> Self {
         match call.failure {

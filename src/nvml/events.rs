@@ -4,8 +4,7 @@
 //! fails is given up whole, and the session makes another one.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
@@ -25,8 +24,11 @@ const LONGEST_WAIT: Duration = Duration::from_millis(500);
 /// A driver whose waits end at once without an event is not asked again at once.
 const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 
-/// What is listened for, where a GPU offers it, by its `nvmlEventType…` bit.
-const TYPES: [(u64, fn(u64) -> EventKind); 6] = [
+/// An `nvmlEventType…` bit, and what such an event means by its data.
+type Type = (u64, fn(u64) -> EventKind);
+
+/// What is listened for, where a GPU offers it.
+const TYPES: [Type; 6] = [
     (0x8, EventKind::Xid),
     (0x2, |_| EventKind::DoubleBitEcc),
     (0x100, |_| EventKind::MigConfigChange),
@@ -43,27 +45,40 @@ fn kind(bit: u64, data: u64) -> Option<EventKind> {
 /// What the session and the thread share.
 #[derive(Debug, Default)]
 pub(super) struct Control {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default, Clone)]
+struct State {
     /// UUIDs of the GPUs to be listened to.
-    wanted: Mutex<Vec<String>>,
+    wanted: Vec<String>,
     /// Which of them is being registered.
-    registering: Mutex<Option<String>>,
-    stop: AtomicBool,
+    registering: Option<String>,
+    stop: bool,
 }
 
 impl Control {
     /// Listens to these from now on.
     pub(super) fn want(&self, gpus: Vec<String>) {
-        *lock(&self.wanted) = gpus;
+        lock(&self.state).wanted = gpus;
+        self.changed.notify_all();
     }
 
     /// The GPU that the call under way is about, if it is about one.
     pub(super) fn registering(&self) -> Option<String> {
-        lock(&self.registering).clone()
+        lock(&self.state).registering.clone()
     }
 
     /// Ends the thread within [`LONGEST_WAIT`].
     pub(super) fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
+        lock(&self.state).stop = true;
+        self.changed.notify_all();
+    }
+
+    /// Lets time pass, less of it when there is something new.
+    fn pause(&self, time: Duration) {
+        drop(self.changed.wait_timeout(lock(&self.state), time));
     }
 }
 
@@ -127,10 +142,10 @@ struct Listening<'a, 'nvml> {
 impl<'nvml> Listening<'_, 'nvml> {
     fn run(&mut self) -> End {
         loop {
-            if self.listener.control.stop.load(Ordering::Relaxed) {
+            let State { wanted, stop, .. } = lock(&self.listener.control.state).clone();
+            if stop {
                 return End::Stopped;
             }
-            let wanted = lock(&self.listener.control.wanted).clone();
             if self.by_handle.values().any(|gpu| !wanted.contains(gpu)) {
                 return End::Outdated;
             }
@@ -139,7 +154,7 @@ impl<'nvml> Listening<'_, 'nvml> {
             }
             if self.by_handle.is_empty() {
                 // Not every driver may wait on an empty set.
-                std::thread::sleep(LONGEST_WAIT / 5);
+                self.listener.control.pause(LONGEST_WAIT);
                 continue;
             }
             if let Err(end) = self.wait() {
@@ -159,9 +174,9 @@ impl<'nvml> Listening<'_, 'nvml> {
             if in_set || !due {
                 continue;
             }
-            *lock(&self.listener.control.registering) = Some(gpu.clone());
+            lock(&self.listener.control.state).registering = Some(gpu.clone());
             let registered = self.register(gpu);
-            *lock(&self.listener.control.registering) = None;
+            lock(&self.listener.control.state).registering = None;
             let (mut backoff, _) = self.refused.remove(gpu).unwrap_or_default();
             let watched = match registered {
                 Ok(kinds) => {
@@ -220,7 +235,9 @@ impl<'nvml> Listening<'_, 'nvml> {
         match self.listener.calls.ask("nvmlEventSetWait_v2", || set.wait(ms)) {
             Ok(event) => self.tell(&event),
             Err(error) if error.is_timeout() => {
-                std::thread::sleep(SHORTEST_WAIT.saturating_sub(began.elapsed()));
+                if let Some(left) = SHORTEST_WAIT.checked_sub(began.elapsed()) {
+                    self.listener.control.pause(left);
+                }
                 Ok(())
             }
             Err(error) => Err(End::Failed(error)),

@@ -32,6 +32,7 @@ mod outlook;
 mod properties;
 mod serving;
 mod snapshot;
+mod told;
 
 pub use self::outlook::Knowledge;
 use self::outlook::Outlook;
@@ -40,6 +41,7 @@ pub use self::snapshot::{Served, Snapshot};
 use crate::cdi::Cdi;
 use crate::health::HealthPolicy;
 use crate::kubelet::{Context, EndpointEvent, Holding, PodResourcesError, holdings};
+use crate::metrics::Metrics;
 use crate::nvml::{DriverError, Report, Session};
 use crate::resource::allocate::Rules;
 use crate::resource::ledger::Ledger;
@@ -113,6 +115,17 @@ pub type Shown = watch::Sender<Option<Arc<Snapshot>>>;
 /// A question whether the supervisor goes on.
 pub type Pulse = oneshot::Sender<()>;
 
+/// Whom the supervisor tells something, besides the kubelet.
+#[derive(Debug)]
+pub struct Outside<'a> {
+    /// To look at the driver, or to leave it alone.
+    pub session: &'a Session,
+    /// What is known and served.
+    pub show: &'a Shown,
+    /// The other end of [`Inputs::pulse`], for whoever reads the snapshot.
+    pub pulse: mpsc::Sender<Pulse>,
+}
+
 /// What outlives a configuration that fixes other things: what is known, and what the kubelet was told.
 #[derive(Debug, Default)]
 pub struct Carried {
@@ -146,20 +159,21 @@ pub async fn run(
     context: Context,
     cdi: Cdi,
     mut inputs: Inputs,
-    session: &Session,
+    outside: Outside<'_>,
     carried: &mut Carried,
-    (show, pulse): (&Shown, mpsc::Sender<Pulse>),
     stopping: CancellationToken,
 ) -> Result<Ended, SupervisorError> {
     let Carried { knowledge, ledger } = std::mem::take(carried);
     let by_cdi = is_by_cdi(&reload.rules);
     let grace = reload.policy.removal_grace;
+    let driver_root = context.paths.driver_root.clone();
+    let metrics = context.metrics.clone();
     let mut supervisor = Supervisor {
         outlook: Outlook::new(reload.policy, cdi, by_cdi, knowledge),
         serving: Serving::new(Context { rules: reload.rules, ..context }, grace, ledger),
-        session,
-        show,
-        pulse,
+        outside,
+        driver_root,
+        metrics,
     };
     let (held_sender, mut held) = mpsc::channel(1);
     let ended = loop {
@@ -212,9 +226,9 @@ fn is_by_cdi(rules: &Rules) -> bool {
 struct Supervisor<'a> {
     outlook: Outlook,
     serving: Serving,
-    session: &'a Session,
-    show: &'a Shown,
-    pulse: mpsc::Sender<Pulse>,
+    outside: Outside<'a>,
+    driver_root: PathBuf,
+    metrics: Metrics,
 }
 
 impl Supervisor<'_> {
@@ -225,7 +239,11 @@ impl Supervisor<'_> {
                 self.outlook.take_inventory(inventory, began);
                 false
             }
-            Event::Report(Report::Event(event)) => self.outlook.take_event(&event),
+            Event::Report(Report::Event(event)) => {
+                let counted = self.outlook.policy().health.checks.counts(event.kind);
+                self.metrics.count_event(&event, counted);
+                self.outlook.take_event(&event)
+            }
             Event::Report(Report::NoDriver(error)) => {
                 if !self.outlook.is_known() && self.outlook.policy().fail_on_init_error {
                     return Some(Err(SupervisorError::NoDriver(error)));
@@ -256,12 +274,12 @@ impl Supervisor<'_> {
                 self.outlook.hold();
                 // The lists first: nobody shall be sent to a driver that is about to be taken away.
                 self.apply();
-                self.session.hold();
+                self.outside.session.hold();
                 false
             }
             Event::Command(Command::Resume) => {
                 self.outlook.end_hold();
-                self.session.resume();
+                self.outside.session.resume();
                 false
             }
             Event::Pulse(asker) => {
@@ -273,7 +291,7 @@ impl Supervisor<'_> {
             Event::Tick => self.outlook.tick(),
         };
         if look {
-            self.session.rescan();
+            self.outside.session.rescan();
         }
         None
     }
@@ -286,7 +304,7 @@ impl Supervisor<'_> {
     fn apply(&mut self) {
         let served = self.serving.apply(self.outlook.wanted(), self.outlook.is_known());
         if self.outlook.take_changed() || served {
-            self.show.send_replace(Some(Arc::new(self.snapshot())));
+            self.outside.show.send_replace(Some(Arc::new(self.snapshot())));
         }
     }
 
@@ -298,12 +316,14 @@ impl Supervisor<'_> {
             on_hold: outlook.is_on_hold(),
             strategy: outlook.policy().offer.strategy,
             resources: self.serving.served(),
+            offered: outlook.wanted().resources.keys().cloned().collect(),
             withheld: outlook.wanted().withheld.clone(),
             warnings: outlook.wanted().warnings.clone(),
             recovery: outlook.recovery_rules(),
+            driver_root: self.driver_root.clone(),
             pod_resources_socket: outlook.policy().pod_resources_socket.clone(),
-            driver: self.session.status(),
-            pulse: self.pulse.clone(),
+            driver: self.outside.session.status(),
+            pulse: self.outside.pulse.clone(),
         }
     }
 }

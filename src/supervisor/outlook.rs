@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::Policy;
+use super::told::{self, Told};
 use crate::cdi::Cdi;
-use crate::health::{Findings, Health, HealthEvent, Moment, Outcome, Recovered, Rule, Sickness, rule_for};
+use crate::health::{Health, HealthEvent, Moment, Outcome, Rule, rule_for};
 use crate::inventory::Inventory;
 use crate::resource::{Reason, ResourceSet, resolve};
 
@@ -19,9 +20,6 @@ const CDI_AGAIN: Duration = Duration::from_secs(5);
 
 /// The least time between two looks at the driver that are meant to find something well again.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
-
-/// The least time between two log lines about events that do not count.
-const IGNORED_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is known of the node and of its devices' health. It outlives a configuration.
 #[derive(Debug)]
@@ -66,12 +64,9 @@ pub(super) struct Outlook {
     resolved: ResourceSet,
     /// The same, with what stands against devices.
     wanted: ResourceSet,
-    /// When an event that does not count was last told of.
-    told_ignored: Option<Instant>,
     /// Whether something can be shown that was not shown.
     changed: bool,
-    /// What was last said of how errors are known and how devices recover.
-    told: Vec<String>,
+    told: Told,
 }
 
 impl Outlook {
@@ -87,9 +82,8 @@ impl Outlook {
             looked: None,
             resolved: ResourceSet::default(),
             wanted: ResourceSet::default(),
-            told_ignored: None,
             changed: true,
-            told: Vec::new(),
+            told: Told::default(),
         };
         outlook.resolve();
         outlook
@@ -151,13 +145,14 @@ impl Outlook {
             None => inventory,
         };
         let began = Moment(began.saturating_duration_since(self.known.epoch));
-        tell(&self.known.health.take_inventory(&inventory, &self.policy.health, began));
+        told::findings(&self.known.health.take_inventory(&inventory, &self.policy.health, began));
         let changed = previous.as_deref() != Some(&inventory) || self.no_driver.is_some();
         self.known.inventory = Some(Arc::new(inventory));
         self.no_driver = None;
         if self.hold == Hold::Ending {
             info!("the driver is in use again");
             self.hold = Hold::No;
+            self.changed = true;
         }
         self.changed |= changed;
         if changed {
@@ -165,8 +160,9 @@ impl Outlook {
         } else {
             self.mark();
         }
-        self.tell_of_health();
-        if let (true, Some(inventory)) = (first, &self.known.inventory) {
+        let Some(inventory) = &self.known.inventory else { return };
+        self.told.of_health(inventory, &self.policy.health);
+        if first {
             info!(
                 driver = inventory.driver_version,
                 gpus = inventory.gpus.len(),
@@ -186,36 +182,37 @@ impl Outlook {
         let (gpu, kind) = (&event.gpu_uuid, event.kind);
         match outcome {
             Outcome::Ignored => {
-                let quiet = self.told_ignored.is_none_or(|told| told.elapsed() >= IGNORED_PAUSE);
-                if quiet {
-                    self.told_ignored = Some(Instant::now());
-                    info!(gpu, %kind, gi = event.gpu_instance, ci = event.compute_instance, "ignored");
-                }
+                self.told.of_ignored(event);
                 false
             }
             Outcome::LookAgain => {
                 debug!(gpu, %kind, gi = event.gpu_instance, ci = event.compute_instance, "looking at the driver");
                 true
             }
-            Outcome::Sick(Sickness { what, reason, news }) => {
-                if news {
-                    warn!(what, %reason, "sick");
+            Outcome::Sick(sickness) => {
+                if sickness.news {
+                    told::sickness(&sickness);
                     self.mark();
                 }
-                news
+                sickness.news
             }
         }
     }
 
     /// There is no driver at the moment.
     pub(super) fn take_no_driver(&mut self, why: String) {
+        self.changed |= self.no_driver.as_ref() != Some(&why);
         self.no_driver = Some(why);
+        if self.hold == Hold::Ending {
+            self.hold = Hold::No;
+        }
         self.known.health.driver_gone();
         self.mark();
     }
 
     /// SIGUSR1.
     pub(super) fn hold(&mut self) {
+        self.changed |= self.hold != Hold::Yes;
         self.hold = Hold::Yes;
         self.mark();
     }
@@ -262,44 +259,9 @@ impl Outlook {
         let mut resolved = resolve(inventory, &self.policy.offer);
         let complete = !self.by_cdi || mark_incomplete(&mut resolved, &mut self.cdi, inventory);
         self.cdi_again = self.by_cdi.then(|| Instant::now() + if complete { CDI_LOOK } else { CDI_AGAIN });
-        for withheld in resolved.withheld.iter().filter(|withheld| !self.resolved.withheld.contains(withheld))
-        {
-            warn!(index = withheld.index, device = %withheld.id, reason = withheld.reason, "withheld");
-        }
-        for warning in resolved.warnings.iter().filter(|warning| !self.resolved.warnings.contains(warning)) {
-            warn!("{warning}");
-        }
-        let first = self.cdi_again.is_none() && self.resolved == ResourceSet::default();
-        if resolved.resources.is_empty() && (first || self.resolved != resolved) {
-            warn!(strategy = %self.policy.offer.strategy, "this node has nothing to offer under this strategy");
-        }
+        self.told.of_offer(&self.resolved, &resolved, self.policy.offer.strategy);
         self.resolved = resolved;
         self.mark();
-    }
-
-    /// Says once, and again when it changes, how a device gets well and how well errors are attributed.
-    fn tell_of_health(&mut self) {
-        let Some(inventory) = &self.known.inventory else { return };
-        let mut rules: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for gpu in &inventory.gpus {
-            let rule = rule_for(gpu, &self.policy.health).to_string();
-            rules.entry(rule).or_default().push(gpu.index.to_string());
-        }
-        let mut lines: Vec<_> =
-            rules.into_iter().map(|(rule, gpus)| format!("GPU {}: {rule}", gpus.join(", "))).collect();
-        lines.extend(inventory.sees_instances.map(|sees| {
-            if sees {
-                "errors are attributed to single MIG devices".to_owned()
-            } else {
-                "errors are attributed to whole GPUs only: the driver tells of single MIG devices only those who may use \
-                 its capability mig/monitor (/dev/nvidia-caps/nvidia-cap2) or have CAP_SYS_ADMIN"
-                    .to_owned()
-            }
-        }));
-        for line in lines.iter().filter(|line| !self.told.contains(line)) {
-            info!("{line}");
-        }
-        self.told = lines;
     }
 
     /// Puts to each device what stands against it at the moment.
@@ -313,24 +275,6 @@ impl Outlook {
         wanted.mark(|device| for_all.iter().cloned().chain(self.known.health.reasons_of(device)).collect());
         self.changed |= self.wanted != wanted;
         self.wanted = wanted;
-    }
-}
-
-/// What a look at the driver has changed in the health of devices.
-fn tell(findings: &Findings) {
-    for Sickness { what, reason, .. } in findings.sick.iter().filter(|sickness| sickness.news) {
-        warn!(what, %reason, "sick");
-    }
-    for Recovered { what, reasons } in &findings.recovered {
-        let reasons: Vec<_> = reasons.iter().map(ToString::to_string).collect();
-        info!(what, was = reasons.join("; "), "well again");
-    }
-    for event in &findings.unplaced {
-        let HealthEvent { gpu_uuid: gpu, kind, gpu_instance: gi, compute_instance: ci, .. } = event;
-        warn!(gpu, %kind, gi, ci, "an event named an instance that the driver does not have; nothing follows from it");
-    }
-    if findings.forgotten > 0 {
-        warn!(events = findings.forgotten, "too many events named instances that the driver does not have");
     }
 }
 

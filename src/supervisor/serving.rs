@@ -143,9 +143,9 @@ impl Serving {
             |name, id| self.may_leave(name, id),
             |name| self.empty_since.get(name).is_some_and(|since| since.elapsed() >= LINGER),
         );
-        let changes = self.ledger.diff(&next);
-        let changed = !changes.is_empty();
-        for change in changes {
+        let steps = self.ledger.diff(&next);
+        let changed = !steps.is_empty();
+        for change in steps {
             log(&change, &self.ledger);
             self.carry_out(change);
         }

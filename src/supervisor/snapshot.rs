@@ -27,12 +27,16 @@ pub struct Snapshot {
     pub strategy: MigStrategy,
     /// What is served.
     pub resources: BTreeMap<ResourceName, Served>,
+    /// What should be, and for a moment at the start is not yet.
+    pub offered: Vec<ResourceName>,
     /// What exists and is not offered.
     pub withheld: Vec<Withheld>,
     /// What of the configuration has no effect on this node.
     pub warnings: Vec<String>,
     /// How a GPU's devices get well, by its UUID.
     pub recovery: BTreeMap<String, Rule>,
+    /// Where the driver is looked for (`--driver-root-ctr-path`).
+    pub driver_root: PathBuf,
     /// Where the kubelet tells which pods hold devices.
     pub pod_resources_socket: PathBuf,
     /// What is known of the driver's threads.

@@ -9,6 +9,7 @@
     reason = "a test fails by panicking, and shows the plugin's log then"
 )]
 
+mod admin;
 mod allocation;
 mod cdi;
 mod command_line;
@@ -17,6 +18,7 @@ mod driver;
 mod explain;
 mod golden;
 mod health;
+mod http;
 mod kubelet_life;
 mod layouts;
 mod models;

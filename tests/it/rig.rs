@@ -119,9 +119,23 @@ impl Plugin {
         Self::spawn_plain(dir, node, &[&usual, flags].concat())
     }
 
+    /// Starts the plugin with a library that its process can never let go of.
+    pub(crate) fn spawn_preloaded(dir: &Path, node: &Path, library: &Path, flags: &[&str]) -> Self {
+        let usual = ["--rescan-interval=200ms"];
+        Self::spawn_with(dir, node, &[&usual, flags].concat(), |command| {
+            command.env("LD_PRELOAD", library);
+        })
+    }
+
     fn spawn_plain(dir: &Path, node: &Path, flags: &[&str]) -> Self {
+        Self::spawn_with(dir, node, flags, |_| {})
+    }
+
+    fn spawn_with(dir: &Path, node: &Path, flags: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
         let log = tempfile::Builder::new().prefix("log").tempfile_in(dir).unwrap().keep().unwrap().1;
-        let child = Command::new(env!("CARGO_BIN_EXE_mig-device-plugin"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mig-device-plugin"));
+        prepare(&mut command);
+        let child = command
             .arg("--log-level=debug")
             // Plugins of tests that run beside each other would meet at the default one.
             .arg("--http-address=")

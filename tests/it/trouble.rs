@@ -6,7 +6,7 @@ use std::time::Duration;
 use fake_nvml::{Description, Event, Fault};
 use tokio::time::sleep;
 
-use crate::rig::{GPU, Rig, mig, wait_until};
+use crate::rig::{GPU, Plugin, Rig, mig, wait_until};
 
 fn description() -> Description {
     Description::h100s(3).with_mig(0, &["1g.10gb"; 2]).with_mig(1, &["1g.10gb"; 2])
@@ -119,6 +119,26 @@ async fn another_version_of_the_driver_is_taken_up_by_the_same_process() {
     let pid = rig.plugin.pid();
     rig.node.upgrade_driver("590.48.01").unwrap();
     rig.kubelet.wait_for_capacity(&resource, 4, 0).await.unwrap();
+    rig.plugin.wait_for_log(&["opened NVML", "590.48.01"]).await;
+    rig.wait_for_counts(&[(GPU, 1), (&resource, 4)]).await;
+    assert_eq!(rig.plugin.pid(), pid);
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn a_library_that_cannot_be_unloaded_is_left_behind_by_a_new_image_of_the_same_process() {
+    let mut rig = Rig::mixed(&description()).await;
+    let resource = mig("1g.10gb");
+    rig.wait_for_counts(&[(GPU, 1), (&resource, 4)]).await;
+    rig.plugin.signal("TERM");
+    rig.plugin.exit().await;
+    let library = rig.node.library();
+    let flags = ["--mig-strategy=mixed"];
+    rig.plugin = Plugin::spawn_preloaded(rig.dir.path(), rig.node.root(), &library, &flags);
+    rig.wait_for_counts(&[(GPU, 1), (&resource, 4)]).await;
+    let pid = rig.plugin.pid();
+    rig.node.upgrade_driver("590.48.01").unwrap();
+    rig.plugin.wait_for_log(&["loading this program anew", "libnvidia-ml.so.1"]).await;
     rig.plugin.wait_for_log(&["found", "590.48.01"]).await;
     rig.wait_for_counts(&[(GPU, 1), (&resource, 4)]).await;
     assert_eq!(rig.plugin.pid(), pid);

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tracing::info;
 
 use super::socket::is_ours;
+use crate::metrics::Metrics;
 use crate::watch::FolderWatch;
 
 /// How long a change that no event told can stay unnoticed.
@@ -44,25 +45,32 @@ impl FileId {
 }
 
 /// Follows the folder of `kubelet_socket` for as long as somebody listens.
-pub fn watch_folder(kubelet_socket: PathBuf) -> watch::Receiver<FolderState> {
+pub fn watch_folder(kubelet_socket: PathBuf, metrics: Metrics) -> watch::Receiver<FolderState> {
     let (sender, receiver) = watch::channel(look(&kubelet_socket));
     tokio::spawn(async move {
         tokio::select! {
             () = sender.closed() => {}
-            () = follow(&kubelet_socket, &sender) => {}
+            () = follow(&kubelet_socket, &sender, &metrics) => {}
         }
     });
     receiver
 }
 
-async fn follow(kubelet_socket: &Path, sender: &watch::Sender<FolderState>) {
+async fn follow(kubelet_socket: &Path, sender: &watch::Sender<FolderState>, metrics: &Metrics) {
     if sender.borrow().kubelet.is_none() {
         info!(socket = %kubelet_socket.display(), "waiting for the kubelet's socket");
     }
+    let mut last = sender.borrow().kubelet;
     let mut watches = FolderWatch::new("the plugin folder", NET);
     loop {
         watches.renew(nearest(kubelet_socket));
         let state = look(kubelet_socket);
+        // A kubelet that stops may leave its socket or take it along.
+        if let Some(kubelet) = state.kubelet
+            && last.replace(kubelet).is_some_and(|last| last != kubelet)
+        {
+            metrics.count_kubelet_restart();
+        }
         sender.send_if_modified(|old| {
             match (old.kubelet, state.kubelet) {
                 (Some(_), None) => info!("the kubelet's socket has gone"),

@@ -23,7 +23,7 @@ fn socket(path: &Path) {
 async fn the_kubelets_socket_is_seen_to_come_go_and_be_replaced() {
     let root = tempfile::tempdir().unwrap();
     let kubelet = root.path().join("kubelet.sock");
-    let mut states = watch_folder(kubelet.clone());
+    let mut states = watch_folder(kubelet.clone(), Metrics::new());
     assert_eq!(*states.borrow(), FolderState::default());
     socket(&kubelet);
     wait(&mut states, |state| state.kubelet.is_some(), "a socket").await;
@@ -38,7 +38,7 @@ async fn the_kubelets_socket_is_seen_to_come_go_and_be_replaced() {
 #[tokio::test]
 async fn only_our_own_sockets_are_listed() {
     let root = tempfile::tempdir().unwrap();
-    let mut states = watch_folder(root.path().join("kubelet.sock"));
+    let mut states = watch_folder(root.path().join("kubelet.sock"), Metrics::new());
     socket(&root.path().join("nvidia-gpu.sock"));
     socket(&root.path().join("migdp-gpu-00000000-x1.sock"));
     wait(&mut states, |state| !state.sockets.is_empty(), "our socket").await;
@@ -50,7 +50,7 @@ async fn a_folder_may_come_later_and_be_replaced_as_a_whole() {
     let root = tempfile::tempdir().unwrap();
     let folder = root.path().join("kubelet/device-plugins");
     let kubelet = folder.join("kubelet.sock");
-    let mut states = watch_folder(kubelet.clone());
+    let mut states = watch_folder(kubelet.clone(), Metrics::new());
     fs::create_dir_all(&folder).unwrap();
     socket(&kubelet);
     wait(&mut states, |state| state.kubelet.is_some(), "a socket in a new folder").await;
@@ -70,7 +70,7 @@ async fn a_folder_may_be_a_link_that_is_swapped() {
         fs::create_dir(folder).unwrap();
     }
     symlink(&a, &link).unwrap();
-    let mut states = watch_folder(link.join("kubelet.sock"));
+    let mut states = watch_folder(link.join("kubelet.sock"), Metrics::new());
     socket(&a.join("kubelet.sock"));
     wait(&mut states, |state| state.kubelet.is_some(), "a socket behind the link").await;
     let first = states.borrow().kubelet;

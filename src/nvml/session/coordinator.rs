@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::open::Open;
-use super::threads::{self, spawn};
-use super::{Asks, Id, Message, Report};
+use super::threads::{self, OpenDriver, spawn};
+use super::{Asks, Id, Message, Patience, Report};
 use crate::nvml::calls::Caller;
 use crate::nvml::error::DriverError;
 use crate::nvml::mapped;
@@ -20,14 +20,6 @@ use crate::nvml::status::Status;
 /// While there is no driver it is looked for after this, then after twice as long, up to [`LONGEST_WAIT`].
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-
-/// How long one GPU may take to tell what it has, and what concerns the driver as a whole, before something is done
-/// about it.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long it may take to open the library. Without the persistence daemon a driver starts its GPUs then, one after
-/// the other, which takes seconds for each.
-const OPENING_PATIENCE: Duration = Duration::from_secs(25);
 
 /// So many threads are left behind at most. With more of them nothing is asked any more, which
 /// [`Status::stalled_for`] shows.
@@ -68,6 +60,7 @@ enum Then {
 pub(super) struct Coordinator {
     pub(super) paths: Paths,
     pub(super) rescan: Option<Duration>,
+    pub(super) patience: Patience,
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) status: Arc<Status>,
     pub(super) asks: Asks,
@@ -89,6 +82,7 @@ impl Coordinator {
     pub(super) fn new(
         paths: Paths,
         rescan: Option<Duration>,
+        patience: Patience,
         reports: mpsc::Sender<Report>,
         status: Arc<Status>,
         asks: Asks,
@@ -97,6 +91,7 @@ impl Coordinator {
         Self {
             paths,
             rescan,
+            patience,
             reports,
             status,
             asks,
@@ -132,8 +127,8 @@ impl Coordinator {
     fn deadline(&self) -> Option<Instant> {
         match &self.phase {
             Phase::Away { again } => Some(*again),
-            Phase::Opening { since, told, .. } => (!told).then(|| *since + OPENING_PATIENCE),
-            Phase::Open(open) => open.deadline(&self.asks),
+            Phase::Opening { since, told, .. } => (!told).then(|| *since + self.patience.opening),
+            Phase::Open(open) => open.deadline(&self.asks, self.patience),
             Phase::Closing { until, .. } => Some(*until),
             Phase::Held | Phase::Ended => None,
         }
@@ -194,7 +189,7 @@ impl Coordinator {
         let now = Instant::now();
         match &mut self.phase {
             Phase::Away { again } if *again <= now => self.open(),
-            Phase::Opening { calls, since, told, .. } if !*told && *since + OPENING_PATIENCE <= now => {
+            Phase::Opening { calls, since, told, .. } if !*told && *since + self.patience.opening <= now => {
                 *told = true;
                 let call = calls.under_way().map_or("nvmlInit_v2", |under_way| under_way.call);
                 return self.report_no_driver(DriverError::NoAnswer { call });
@@ -256,7 +251,7 @@ impl Coordinator {
         }
     }
 
-    fn opened(&mut self, id: Id, opened: Result<threads::OpenDriver, DriverError>) -> Result<(), Ended> {
+    fn opened(&mut self, id: Id, opened: Result<Arc<OpenDriver>, DriverError>) -> Result<(), Ended> {
         let current = matches!(self.phase, Phase::Opening { id: opening, .. } if opening == id);
         match opened {
             Ok(driver) if current => {
@@ -291,7 +286,7 @@ impl Coordinator {
 
     /// Ends all that is under way.
     fn close(&mut self, then: Then) {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + self.patience.answer;
         self.status.progressed();
         // Who asked up to now is served by what comes next.
         self.asks.look_begins();
@@ -354,7 +349,7 @@ impl Coordinator {
     }
 
     pub(super) fn report_no_driver(&mut self, error: DriverError) -> Result<(), Ended> {
-        if self.no_driver.as_ref() == Some(&error) {
+        if self.no_driver.as_ref().is_some_and(|before| before.is_like(&error)) {
             return Ok(());
         }
         tracing::warn!(%error, "no driver");
@@ -407,7 +402,7 @@ impl From<Ended> for Broken {
 }
 
 /// Drops what may be the last hold on the library, and so call it, on a thread of its own.
-fn drop_elsewhere<T: Send + 'static>(last: T) {
+fn drop_elsewhere(last: Arc<OpenDriver>) {
     if let Err(error) = spawn("nvml-close", move || drop(last)) {
         tracing::error!(%error, "no thread could be started to close NVML");
     }

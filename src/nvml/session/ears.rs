@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::coordinator::{Broken, Coordinator, PATIENCE};
+use super::coordinator::{Broken, Coordinator};
 use super::threads::{OpenDriver, spawn};
 use super::{Id, Message};
 use crate::nvml::backoff::Backoff;
@@ -15,6 +15,9 @@ use crate::nvml::throttle::Throttle;
 
 /// How often the thread is looked after.
 const CHECK: Duration = Duration::from_secs(1);
+
+/// A thread that has listened for so long begins with the shortest pause again when it fails.
+const STEADY: Duration = Duration::from_secs(5);
 
 /// Listening while a library is open.
 #[derive(Default)]
@@ -72,7 +75,8 @@ impl Ears {
     /// Starts a thread when it is time, and gives one up that hangs.
     pub(super) fn check(&mut self, session: &mut Coordinator, driver: &Arc<OpenDriver>) {
         if let Some(listening) = &self.listening {
-            let hanging = listening.calls.under_way().filter(|call| call.since.elapsed() >= PATIENCE);
+            let hanging =
+                listening.calls.under_way().filter(|call| call.since.elapsed() >= session.patience.answer);
             if let Some(hanging) = hanging.filter(|_| session.may_leave_behind()) {
                 let gpu = listening.control.registering();
                 tracing::warn!(call = hanging.call, gpu, "listening for events hangs; going on without it");
@@ -113,7 +117,7 @@ impl Ears {
             Ok(()) => self.listening = Some(Listening { id, calls, control, since: Instant::now() }),
             Err(error) => {
                 tracing::error!(%error, "no thread can be started to listen for events");
-                self.again = Some(Instant::now() + PATIENCE);
+                self.again = Some(Instant::now() + session.patience.answer);
             }
         }
     }
@@ -142,7 +146,7 @@ impl Ears {
                 self.deaf = Some(why);
             }
             End::Failed(error) => {
-                if listening.since.elapsed() >= PATIENCE {
+                if listening.since.elapsed() >= STEADY {
                     self.backoff = Backoff::default();
                 }
                 let wait = self.backoff.next();

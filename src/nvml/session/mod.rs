@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  rescan, hold, resume ──► Message ──► "nvml": the Coordinator, which calls nothing in the library
-//!                              ▲              │ starts, gives up after PATIENCE
+//!                              ▲              │ starts, gives up after a while
 //!                              │              ├──► "nvml-open": opens the library
 //!                              │              ├──► "nvml-look": asks each GPU in turn
 //!                              └──────────────┴──► "nvml-events": waits for events ──► Report::Event
@@ -61,6 +61,22 @@ pub enum Report {
     OnHold,
 }
 
+/// How long calls may take before something is done about it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// For one GPU to tell what it has, for a call that concerns the driver as a whole, and for one about events.
+    pub(super) answer: Duration,
+    /// For the library to open. Without the persistence daemon a driver starts its GPUs then, one after the other,
+    /// which takes seconds for each.
+    pub(super) opening: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { answer: Duration::from_secs(5), opening: Duration::from_secs(25) }
+    }
+}
+
 /// A session with the driver. It ends on its own after it was dropped, or after nobody receives its reports any more.
 #[derive(Debug)]
 pub struct Session {
@@ -76,11 +92,21 @@ impl Session {
         rescan: Option<Duration>,
         reports: mpsc::Sender<Report>,
     ) -> std::io::Result<Self> {
+        Self::spawn_with(paths, rescan, Patience::default(), reports)
+    }
+
+    /// As [`Session::spawn`], with more or less patience.
+    pub(super) fn spawn_with(
+        paths: Paths,
+        rescan: Option<Duration>,
+        patience: Patience,
+        reports: mpsc::Sender<Report>,
+    ) -> std::io::Result<Self> {
         let (sender, messages) = channel();
         let asks = Asks { sender, look: Arc::default() };
         let status = Arc::<Status>::default();
         let coordinator =
-            Coordinator::new(paths, rescan, reports, Arc::clone(&status), asks.clone(), messages);
+            Coordinator::new(paths, rescan, patience, reports, Arc::clone(&status), asks.clone(), messages);
         std::thread::Builder::new().name("nvml".to_owned()).spawn(move || coordinator.run())?;
         Ok(Self { asks, status })
     }
@@ -124,7 +150,7 @@ enum Message {
     Resume,
     End,
     /// What came of opening the library.
-    Opened(Id, Result<OpenDriver, DriverError>),
+    Opened(Id, Result<Arc<OpenDriver>, DriverError>),
     /// All that opening it led to is gone: NVML is shut down, and the library closed.
     Closed(Id),
     /// From a look.

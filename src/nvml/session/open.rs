@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::coordinator::{Broken, Coordinator, PATIENCE};
+use super::coordinator::{Broken, Coordinator};
 use super::ears::Ears;
 use super::threads::{self, OpenDriver, Range, Step, spawn};
-use super::{Asks, Id, Message, Report};
+use super::{Asks, Id, Message, Patience, Report};
 use crate::inventory::{Problem, Trouble, TroubleKind};
 use crate::nvml::calls::Caller;
 use crate::nvml::enumerate::{Cache, Part};
@@ -52,11 +52,11 @@ struct Look {
 }
 
 impl Open {
-    pub(super) fn new(id: Id, driver: OpenDriver) -> Self {
+    pub(super) fn new(id: Id, driver: Arc<OpenDriver>) -> Self {
         let now = Instant::now();
         Self {
             id,
-            driver: Arc::new(driver),
+            driver,
             cache: Box::default(),
             look: None,
             looked: false,
@@ -78,9 +78,9 @@ impl Open {
         self.driver
     }
 
-    pub(super) fn deadline(&self, asks: &Asks) -> Option<Instant> {
+    pub(super) fn deadline(&self, asks: &Asks, patience: Patience) -> Option<Instant> {
         let look = match &self.look {
-            Some(look) => (!look.told && look.waits()).then(|| look.step + PATIENCE),
+            Some(look) => (!look.told && look.waits()).then(|| look.step + patience.answer),
             None if asks.wants_look() => Some(self.pause),
             None => self.next_look,
         };
@@ -89,7 +89,8 @@ impl Open {
 
     pub(super) fn on_time(&mut self, session: &mut Coordinator) -> Result<(), Broken> {
         let now = Instant::now();
-        let stalled = self.look.as_ref().is_some_and(|look| look.waits() && look.step + PATIENCE <= now);
+        let patience = session.patience.answer;
+        let stalled = self.look.as_ref().is_some_and(|look| look.waits() && look.step + patience <= now);
         if stalled {
             self.lose_patience(session)?;
         }
@@ -135,7 +136,7 @@ impl Open {
             Ok(()) => Some((id, calls)),
             Err(error) => {
                 tracing::error!(%error, "no thread can be started to look at the driver");
-                self.next_look = Some(Instant::now() + PATIENCE);
+                self.next_look = Some(Instant::now() + session.patience.answer);
                 None
             }
         }
@@ -156,7 +157,7 @@ impl Open {
             }
             Step::Gpu(index, part) => {
                 look.to_ask.retain(|other| *other != index);
-                look.parts.insert(index, part);
+                look.parts.insert(index, *part);
                 Ok(())
             }
             Step::Failed(error) => {

@@ -1,11 +1,12 @@
 //! The threads that call the library. Each ends by itself, and says so last of all.
 
 use std::ops::Deref;
+use std::sync::Arc;
 
 use super::{Asks, Id, Message};
 use crate::nvml::calls::Caller;
 use crate::nvml::enumerate::{Cache, Driver, Part};
-use crate::nvml::error::{CallError, DriverError};
+use crate::nvml::error::CallError;
 use crate::nvml::places::Paths;
 
 /// The opened library, shared by all threads that call it. The last one to drop it shuts NVML down.
@@ -39,8 +40,8 @@ impl Drop for Lease {
 pub(super) fn open(id: Id, calls: Caller, paths: Paths, asks: Asks) -> impl FnOnce() + Send + 'static {
     move || {
         let lease = Lease { id, asks: asks.clone() };
-        let opened: Result<OpenDriver, DriverError> =
-            Driver::open(&paths, &calls).map(|driver| OpenDriver { driver, _closed: lease });
+        let opened = Driver::open(&paths, &calls);
+        let opened = opened.map(|driver| Arc::new(OpenDriver { driver, _closed: lease }));
         asks.send(Message::Opened(id, opened));
     }
 }
@@ -50,7 +51,7 @@ pub(super) enum Step {
     /// There are so many GPUs.
     Count(u32),
     /// The GPU with this index has answered.
-    Gpu(u32, Part),
+    Gpu(u32, Box<Part>),
     /// The driver as a whole has gone, or the look was given up.
     Failed(CallError),
     /// There is nothing more to ask. What was learnt is for the next look.
@@ -99,7 +100,7 @@ pub(super) fn look(
         };
         for index in gpus {
             let part = driver.gpu(calls, &roots, &mut cache, index)?;
-            tell(Step::Gpu(index, part));
+            tell(Step::Gpu(index, Box::new(part)));
         }
         Ok(cache)
     };

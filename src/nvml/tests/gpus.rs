@@ -64,8 +64,8 @@ fn a_full_node_is_read_within_the_budget() {
     let found = looks.look(&fake.paths());
     assert_eq!(found.gpus.iter().map(|gpu| gpu.mig_devices.len()).sum::<usize>(), 56);
     let first = fake.calls();
-    // 8 per slice and 60 per GPU are allowed. These are 7 and 8, and 29 for the driver and the model.
-    assert!(first <= 56 * 7 + 8 * 8 + 29, "{first} calls: {:?}", fake.node.counters());
+    // 8 per slice and 60 per GPU are allowed. These are 7 and 9, and 29 for the driver and the model.
+    assert!(first <= 56 * 7 + 8 * 9 + 29, "{first} calls: {:?}", fake.node.counters());
     let counters = fake.node.counters().unwrap();
     let per_slice =
         ["MigDeviceHandleByIndex", "GpuInstanceId", "ComputeInstanceId", "Attributes_v2", "GpuInstanceById"];
@@ -183,4 +183,54 @@ fn a_driver_that_cannot_be_used_is_said_in_a_sentence() {
     });
     let error = discover(&fake.paths()).unwrap_err();
     assert!(matches!(error, DriverError::Failed { .. }), "{error}");
+}
+
+#[test]
+fn the_recovery_action_is_told_or_unknown() {
+    let mut description = Description::h100s(1).and("tesla-t4", 1);
+    description.gpu(0).recovery_action = fake_nvml::RecoveryAction::DrainAndReset;
+    let fake = Fake::new(&description);
+    let found = fake.discover();
+    assert_eq!(reasons(&found), Vec::<String>::new());
+    let actions: Vec<_> = found.gpus.iter().map(|gpu| gpu.recovery_action).collect();
+    assert_eq!(actions, [Some(RecoveryAction::DrainAndReset), None]);
+    // What a driver may say that does not know the field, and trouble of the moment.
+    for (error, problems) in
+        [("INVALID_ARGUMENT", 0), ("NOT_SUPPORTED", 0), ("FUNCTION_NOT_FOUND", 0), ("UNKNOWN", 1)]
+    {
+        fake.update(|d| d.faults = vec![Fault::error("nvmlDeviceGetFieldValues", error).on_gpu(0)]);
+        let found = fake.discover();
+        assert_eq!((found.gpus.len(), found.gpus[0].recovery_action), (2, None), "{error}");
+        assert_eq!(found.problems.len(), problems, "{error}");
+        assert!(found.problems.iter().all(|problem| !problem.left_out));
+    }
+}
+
+#[test]
+fn whether_instances_are_seen_is_known_once_there_is_one() {
+    let fake = Fake::new(&Description::h100s(2));
+    assert_eq!(fake.discover().sees_instances, None);
+    fake.update(|d| d.set_mig(1, &["1g.10gb"]));
+    assert_eq!(fake.discover().sees_instances, Some(true));
+    fake.update(|d| d.unprivileged = true);
+    assert_eq!(fake.discover().sees_instances, Some(false));
+    fake.update(|d| {
+        d.unprivileged = false;
+        d.faults = vec![Fault::error("nvmlDeviceGetGpuInstanceById", "UNKNOWN")];
+    });
+    assert_eq!(fake.discover().sees_instances, None, "no answer is no refusal");
+}
+
+#[test]
+fn a_lost_gpu_is_told_with_its_kind_and_the_uuid_that_it_told() {
+    let fake = Fake::new(&Description::h100s(3).with_mig(2, &["7g.80gb"]));
+    let before = fake.discover();
+    for error in ["GPU_IS_LOST", "RESET_REQUIRED"] {
+        fake.update(|d| d.faults = vec![Fault::error("nvmlDeviceGetMigMode", error).on_gpu(1)]);
+        let found = fake.discover();
+        assert_eq!([&found.gpus[0], &found.gpus[1]], [&before.gpus[0], &before.gpus[2]]);
+        assert_eq!(found.problems.len(), 1);
+        assert_eq!(found.problems[0].reason.kind, TroubleKind::Lost);
+        assert_eq!(found.problems[0].uuid.as_ref(), Some(&before.gpus[1].uuid));
+    }
 }

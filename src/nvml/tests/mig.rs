@@ -80,6 +80,9 @@ fn a_mig_device_that_cannot_be_read_hides_no_other() {
             format!("MIG device 0:1: {call}: an internal error of the driver's (NVML_ERROR_UNKNOWN)");
         assert_eq!(reasons(&found), [expected]);
         assert!(found.problems[0].left_out);
+        let uuid = &fake.node.gpus().unwrap()[0].mig[1].uuid;
+        let told = (call != "nvmlDeviceGetUUID").then_some(uuid);
+        assert_eq!(found.problems[0].uuid.as_ref(), told, "{call}");
     }
 }
 
@@ -141,4 +144,29 @@ fn attributes_that_are_not_told_come_from_the_profile() {
     let MigDevice { memory_mib, sm_count, profile, .. } = &found.gpus[0].mig_devices[0];
     assert_eq!((*memory_mib, *sm_count, profile.as_str()), (20096, 32, "2g.20gb"));
     assert_eq!(found.problems.len(), 1);
+}
+
+#[test]
+fn a_slice_is_stamped_with_the_file_that_it_stands_and_falls_with() {
+    let fake = Fake::new(&one_h100(&["1g.10gb", "1g.10gb"]));
+    let stamps = |found: &Inventory| {
+        let devices = found.gpus[0].mig_devices.iter();
+        devices.map(|device| device.access_stamp.unwrap()).collect::<Vec<_>>()
+    };
+    let before = fake.discover();
+    for device in &before.gpus[0].mig_devices {
+        assert_eq!(file_stamp(device.access_file.as_ref().unwrap()), device.access_stamp);
+    }
+    assert_eq!(stamps(&fake.discover()), stamps(&before));
+    // Another slice with the IDs and the UUID of the first.
+    fake.update(|d| d.gpu(0).layout[0] = Instance::new("1g.10gb+me").gi(7).at(0));
+    let after = fake.discover();
+    assert_eq!(before.gpus[0].mig_devices[0].uuid, after.gpus[0].mig_devices[0].uuid);
+    assert_ne!(stamps(&before)[0], stamps(&after)[0]);
+    assert_eq!(stamps(&before)[1], stamps(&after)[1]);
+    // The very same, destroyed and made again.
+    fake.update(|d| d.set_mig(0, &["1g.10gb+me", "1g.10gb"]));
+    let again = fake.discover();
+    assert!(after.gpus[0].mig_devices[0].is_same(&again.gpus[0].mig_devices[0]));
+    assert_ne!(stamps(&after)[0], stamps(&again)[0]);
 }

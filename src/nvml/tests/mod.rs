@@ -14,8 +14,10 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::session::Patience;
 use super::*;
-use crate::inventory::{MigDevice, MigMode, Placement};
+use crate::health::{EventKind, HealthEvent};
+use crate::inventory::{MigDevice, MigMode, Placement, RecoveryAction, TroubleKind};
 
 /// A node, and the folder that goes with it.
 struct Fake {
@@ -39,6 +41,11 @@ impl Fake {
 
     fn update(&self, change: impl FnOnce(&mut Description)) {
         self.node.update(change).unwrap();
+    }
+
+    /// How often a function was called.
+    fn count(&self, call: &str) -> u64 {
+        self.node.counters().unwrap().get(call).copied().unwrap_or(0)
     }
 
     fn calls(&self) -> u64 {
@@ -77,6 +84,12 @@ impl Looks {
     }
 }
 
+/// Longer than anything takes on the slowest machine.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Less than is waited in earnest, so that the tests do not take as long.
+const PATIENCE: Patience = Patience { answer: Duration::from_secs(2), opening: Duration::from_secs(4) };
+
 /// A session and what it says.
 struct Listener {
     session: Session,
@@ -85,30 +98,76 @@ struct Listener {
 
 impl Listener {
     fn new(paths: Paths, rescan: Option<Duration>) -> Self {
-        let (sender, reports) = mpsc::channel(1);
-        Self { session: Session::spawn(paths, rescan, sender).unwrap(), reports }
+        let (sender, reports) = mpsc::channel(16);
+        Self { session: Session::spawn_with(paths, rescan, PATIENCE, sender).unwrap(), reports }
+    }
+
+    /// One that has looked, listens to its GPUs, and has looked again for what it may have missed.
+    async fn listening(fake: &Fake) -> Self {
+        let mut listener = Self::new(fake.paths(), None);
+        listener.inventory().await;
+        listener.inventory().await;
+        listener
     }
 
     async fn next(&mut self) -> Report {
-        timeout(Duration::from_secs(20), self.reports.recv()).await.expect("no report").expect("thread ended")
+        timeout(LIMIT, self.reports.recv()).await.expect("no report").expect("the session has ended")
     }
 
+    /// The next report that `pick` takes. Others are passed over.
+    async fn pick<T>(&mut self, mut pick: impl FnMut(Report) -> Option<T>) -> T {
+        let picked = async {
+            loop {
+                let report = self.reports.recv().await.expect("the session has ended");
+                if let Some(picked) = pick(report) {
+                    return picked;
+                }
+            }
+        };
+        timeout(LIMIT, picked).await.expect("waited in vain for a report")
+    }
+
+    /// What the next look finds.
     async fn inventory(&mut self) -> Inventory {
-        match self.next().await {
-            Report::Inventory { inventory, .. } => inventory,
-            report => panic!("{report:?}"),
-        }
+        self.inventory_where(|_| true).await
+    }
+
+    /// What the first look finds for which that holds.
+    async fn inventory_where(&mut self, is: impl Fn(&Inventory) -> bool) -> Inventory {
+        self.pick(|report| match report {
+            Report::Inventory { inventory, .. } => Some(inventory).filter(&is),
+            _ => None,
+        })
+        .await
     }
 
     async fn no_driver(&mut self) -> DriverError {
-        match self.next().await {
-            Report::NoDriver(error) => error,
-            report => panic!("{report:?}"),
-        }
+        self.pick(|report| match report {
+            Report::NoDriver(error) => Some(error),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn event(&mut self) -> HealthEvent {
+        self.pick(|report| match report {
+            Report::Event(event) => Some(event),
+            _ => None,
+        })
+        .await
     }
 
     async fn expect_silence(&mut self, time: Duration) {
         let report = timeout(time, self.reports.recv()).await;
         assert!(report.is_err(), "{report:?}");
+    }
+}
+
+/// Waits until `is` holds.
+async fn wait_until(mut is: impl FnMut() -> bool, what: &str) {
+    let start = Instant::now();
+    while !is() {
+        assert!(start.elapsed() < LIMIT, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -139,6 +139,22 @@ pub enum AllocateError {
     },
 }
 
+impl AllocateError {
+    /// One word for metrics.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Empty { .. } => "empty",
+            Self::Unknown { .. } => "unknown",
+            Self::Unhealthy { .. } => "unhealthy",
+            Self::Gone { .. } => "gone",
+            Self::Changed { .. } => "changed",
+            Self::SeveralReplicas { .. } => "several_replicas",
+            Self::ChannelMissing { .. } => "channel_missing",
+            Self::NodeMissing { .. } => "node_missing",
+        }
+    }
+}
+
 /// Answers a request for `ids` out of `devices`. Duplicates collapse, and the order is that of `devices`,
 /// so that the same set always gets the same answer. `exists` looks at a file; device nodes are looked at
 /// below `dev_root`.

@@ -13,6 +13,9 @@ use std::{
 
 use crate::host::SharedWords;
 
+/// A slot that counts no function: clients that initialised NVML and have not shut it down.
+pub(crate) const CLIENTS: &str = "(clients)";
+
 const SLOTS: usize = 512;
 const SLOT_WORDS: usize = 8;
 const NAME_WORDS: usize = 7;
@@ -41,11 +44,20 @@ impl Counters {
 
     /// Counts a call of the `index`-th name.
     pub(crate) fn count(&self, index: usize) {
-        if let Some(word) =
-            self.counts.get(index).copied().flatten().and_then(|count| self.table.words().get(count))
-        {
+        if let Some(word) = self.word(index) {
             word.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Takes one from the count of the `index`-th name.
+    pub(crate) fn uncount(&self, index: usize) {
+        if let Some(word) = self.word(index) {
+            word.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn word(&self, index: usize) -> Option<&AtomicU64> {
+        self.counts.get(index).copied().flatten().and_then(|count| self.table.words().get(count))
     }
 }
 
@@ -98,10 +110,14 @@ pub(crate) fn read(path: &Path) -> io::Result<BTreeMap<String, u64>> {
     Ok(counts.collect())
 }
 
-/// Sets every count to zero.
+/// Sets every count to zero but that of the clients, who are still there.
 pub(crate) fn reset(path: &Path) -> io::Result<()> {
     let table = SharedWords::map(&open_table(path)?, SLOTS * SLOT_WORDS)?;
-    for slot in table.words().chunks_exact(SLOT_WORDS) {
+    let clients = slot(table.words(), CLIENTS).map(|word| word / SLOT_WORDS);
+    for (index, slot) in table.words().chunks_exact(SLOT_WORDS).enumerate() {
+        if Some(index) == clients {
+            continue;
+        }
         slot[NAME_WORDS].store(0, Ordering::Relaxed);
     }
     Ok(())

@@ -3,6 +3,8 @@
 //! `fake-nvml/events` has one line for each event: GPU UUID, type bits, data, GPU instance ID and compute
 //! instance ID (`-` for none). It only grows; a client sees what was added after it registered.
 
+use serde::{Deserialize, Serialize};
+
 use crate::state::GpuState;
 
 /// What NVML gives for an instance ID when an event belongs to no instance.
@@ -10,6 +12,35 @@ pub(crate) const NO_INSTANCE: u32 = u32::MAX;
 
 const XID: u64 = 8;
 const MIG_CONFIG_CHANGE: u64 = 0x100;
+
+/// The types of events that a GPU can be said to offer: nvml.h's `nvmlEventType…` bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[repr(u64)]
+pub enum EventType {
+    /// `SingleBitEccError`
+    SingleBitEcc = 0x1,
+    /// `DoubleBitEccError`
+    DoubleBitEcc = 0x2,
+    /// `PState`
+    PState = 0x4,
+    /// `XidCriticalError`
+    Xid = XID,
+    /// `Clock`
+    Clock = 0x10,
+    /// `PowerSourceChange`
+    PowerSource = 0x80,
+    /// `MigConfigChange`
+    MigConfigChange = MIG_CONFIG_CHANGE,
+    /// `NonFatalPoisonError`
+    NonFatalPoison = 0x1000,
+    /// `FatalPoisonError`
+    FatalPoison = 0x2000,
+    /// `GpuUnavailableError`
+    GpuUnavailable = 0x4000,
+    /// `GpuRecoveryAction`
+    RecoveryAction = 0x8000,
+}
 
 /// Something that the driver tells clients that wait for it.
 #[derive(Clone, Debug, PartialEq, Eq)]

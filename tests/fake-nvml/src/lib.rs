@@ -50,7 +50,7 @@ pub use description::{
 };
 pub use driver::CALLS;
 pub use error::NodeError;
-pub use event::Event;
+pub use event::{Event, EventType};
 pub use library::library_file;
 pub use node::Node;
 pub use state::{ComputeInstanceState, GpuInstanceState, GpuState, MigState, NodeState, Placement};

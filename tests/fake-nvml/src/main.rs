@@ -38,6 +38,13 @@ enum Command {
     },
     /// Send an event to every client that waits for it.
     Event(EventArgs),
+    /// Load another version of the driver, with a library of its own.
+    Upgrade {
+        /// The node's folder.
+        dir: PathBuf,
+        /// The driver's version, e.g. 590.44.01.
+        version: String,
+    },
     /// Show how often each NVML function was called.
     Counters {
         /// The node's folder.
@@ -117,11 +124,13 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Box<dyn std::error:
         Command::Check { node } => list(&Description::read(node)?.resolve()?, out)?,
         Command::List { dir } => list(&Node::open(dir)?.description()?.resolve()?, out)?,
         Command::Event(event) => send(&event)?,
+        Command::Upgrade { dir, version } => Node::open(dir)?.upgrade_driver(&version)?,
         Command::Counters { dir, reset } => {
             let node = Node::open(dir)?;
             for (name, count) in node.counters()? {
                 writeln!(out, "{count:8} {name}")?;
             }
+            writeln!(out, "{:8} clients that have not shut NVML down", node.clients()?)?;
             if reset {
                 node.reset_counters()?;
             }

@@ -8,7 +8,8 @@ use std::{
 };
 
 use crate::{
-    Description, Event, NodeError, counters,
+    Description, Event, NodeError,
+    counters::{self, CLIENTS},
     description::{ComputeInstance, Gpu},
     library_file,
     state::{GpuState, NodeState},
@@ -37,18 +38,12 @@ impl Node {
         let root = root.as_ref();
         let description = description.clone().expanded();
         let state = description.resolve()?;
-        let library = library_file()?;
         let control = tree::control(root);
         fs::create_dir_all(&control).map_err(NodeError::io("make", &control))?;
         let root = root.canonicalize().map_err(NodeError::io("find", root))?;
         let node = Self { root };
         tree::locked(&node.root, || {
-            let contents = fs::read(&library).map_err(NodeError::io("read", &library))?;
-            let copy = node.library();
-            let folder = copy.parent().unwrap_or(&node.root);
-            fs::create_dir_all(folder).map_err(NodeError::io("make", folder))?;
-            // A copy, not a link: the loader tells libraries apart by inode, and two nodes are two.
-            tree::replace(&node.root, &copy, &contents)?;
+            node.write_library()?;
             let counters = node.counters_file();
             counters::create(&counters).map_err(NodeError::io("make", &counters))?;
             let events = node.events_file();
@@ -100,12 +95,35 @@ impl Node {
             let mut description = self.description()?;
             let state = description.resolve()?;
             pin(&mut description, &state);
+            let generation = last_generation(&description) + 1;
             change(&mut description);
-            let description = description.expanded();
+            let mut description = description.expanded();
+            // All that were there have an ID by now.
+            let instances = description.gpus.iter_mut().flat_map(|gpu| &mut gpu.layout);
+            for new in instances.filter(|instance| instance.gi.is_none() && instance.generation == 0) {
+                new.generation = generation;
+            }
             let state = description.resolve()?;
             self.write(&description, &state)?;
             Ok(state)
         })
+    }
+
+    /// Loads another version of the driver, and puts another file in the library's place. Clients that have the old
+    /// one loaded hear `LIB_RM_VERSION_MISMATCH` from then on, until they load the library anew.
+    pub fn upgrade_driver(&self, version: &str) -> Result<(), NodeError> {
+        self.update(|description| version.clone_into(&mut description.driver_version))?;
+        tree::locked(&self.root, || self.write_library())
+    }
+
+    fn write_library(&self) -> Result<(), NodeError> {
+        let library = library_file()?;
+        let contents = fs::read(&library).map_err(NodeError::io("read", &library))?;
+        let copy = self.library();
+        let folder = copy.parent().unwrap_or(&self.root);
+        fs::create_dir_all(folder).map_err(NodeError::io("make", folder))?;
+        // A copy, not a link: the loader tells libraries apart by inode, and two nodes are two.
+        tree::replace(&self.root, &copy, &contents)
     }
 
     /// The GPUs and their MIG devices as NVML shows them now, faults aside.
@@ -129,6 +147,18 @@ impl Node {
 
     /// How often each NVML function was called by any process, since the node was made or they were reset.
     pub fn counters(&self) -> Result<BTreeMap<String, u64>, NodeError> {
+        let mut counters = self.all_counters()?;
+        counters.remove(CLIENTS);
+        Ok(counters)
+    }
+
+    /// How many clients have initialised NVML and not shut it down: the driver cannot be reset while there are any.
+    /// One that was killed stays counted.
+    pub fn clients(&self) -> Result<u64, NodeError> {
+        Ok(self.all_counters()?.get(CLIENTS).copied().unwrap_or(0))
+    }
+
+    fn all_counters(&self) -> Result<BTreeMap<String, u64>, NodeError> {
         let path = self.counters_file();
         counters::read(&path).map_err(NodeError::io("read", &path))
     }
@@ -183,6 +213,11 @@ pub(crate) fn events_file(root: &Path) -> PathBuf {
 /// Where the loaded library says why it refused a description.
 pub(crate) fn error_file(root: &Path) -> PathBuf {
     tree::control(root).join("error")
+}
+
+fn last_generation(description: &Description) -> u32 {
+    let instances = description.gpus.iter().flat_map(|gpu| &gpu.layout);
+    instances.map(|instance| instance.generation).max().unwrap_or(0)
 }
 
 /// Writes what was decided into the description, so that a change to one instance moves no other.

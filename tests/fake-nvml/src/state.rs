@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    DriverState, NodeError,
+    DriverState, EventType, NodeError,
     catalogue::{self, Model, Profile},
     description::{Description, Fault, Gpu, RecoveryAction},
     layout, suggest, uuid,
@@ -59,6 +59,8 @@ pub struct GpuState {
     pub mig_mode_pending: bool,
     /// What the GPU needs before it can be used again.
     pub recovery_action: RecoveryAction,
+    /// The types of events that clients can register, where not all.
+    pub events: Option<Vec<EventType>>,
     /// The MIG devices, by index, which can have holes.
     pub mig: Vec<MigState>,
     /// The GPU instances, in the order of the layout.
@@ -112,6 +114,8 @@ pub struct GpuInstanceState {
     pub placement: Placement,
     /// Capability minor.
     pub minor: u32,
+    /// Tells it from one that had the same ID before.
+    pub generation: u32,
     /// Compute instances, in the order of the layout.
     pub compute: Vec<ComputeInstanceState>,
 }
@@ -287,6 +291,7 @@ fn resolve_gpu(
         mig_mode: gpu.mig,
         mig_mode_pending: gpu.mig_pending.unwrap_or(gpu.mig),
         recovery_action: gpu.recovery_action,
+        events: gpu.events.clone(),
         mig: Vec::new(),
         instances: Vec::new(),
         model,
@@ -315,6 +320,7 @@ fn resolve_instances(state: &mut GpuState, gpu: &Gpu) -> Result<(), Vec<String>>
         let placement = Placement { start: placed.start, size: profile.size };
         let mut instance = GpuInstanceState {
             gi: placed.gi,
+            generation: instance.generation,
             minor: gi_minor(state.minor, placed.gi),
             placement,
             compute: Vec::new(),

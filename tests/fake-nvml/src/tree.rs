@@ -16,7 +16,7 @@ use std::{
 use crate::{
     DriverState, NodeError, host,
     layout::{LAST_CI, LAST_GI},
-    state::{GpuState, NodeState, ci_minor, gi_minor},
+    state::{GpuInstanceState, GpuState, NodeState, ci_minor, gi_minor},
 };
 
 /// Character majors; the first is fixed in the kernel's list, the others are as real nodes have had them.
@@ -62,6 +62,7 @@ pub(crate) fn replace(root: &Path, path: &Path, contents: &[u8]) -> Result<(), N
 /// Makes the tree as the state has it: writes what differs, removes what is gone. To be called `locked`.
 pub(crate) fn write(root: &Path, state: &NodeState) -> Result<(), NodeError> {
     let wanted = entries(state);
+    forget_replaced(root, state)?;
     for folder in ["proc/driver", "dev/nvidia-caps", "sys/bus/pci/devices"] {
         sweep(root, &root.join(folder), &wanted)?;
     }
@@ -80,6 +81,53 @@ pub(crate) fn write(root: &Path, state: &NodeState) -> Result<(), NodeError> {
         }
     }
     Ok(())
+}
+
+/// Removes the capability files of instances that are others than those they were written for, so that they are made
+/// anew as the driver does it: another file under the same name.
+fn forget_replaced(root: &Path, state: &NodeState) -> Result<(), NodeError> {
+    let file = control(root).join("instances");
+    let before = fs::read_to_string(&file).unwrap_or_default();
+    let now = identities(state);
+    let mut text = String::new();
+    for (path, identity) in &now {
+        let _infallible = writeln!(text, "{path} {identity}");
+    }
+    if text == before {
+        return Ok(());
+    }
+    for (path, identity) in before.lines().filter_map(|line| line.split_once(' ')) {
+        let replaced = now.get(path).is_some_and(|now| now != identity);
+        let file = root.join(path);
+        if replaced && file.is_file() {
+            fs::remove_file(&file).map_err(NodeError::io("remove", &file))?;
+        }
+    }
+    replace(root, &file, text.as_bytes())
+}
+
+/// By capability file: which instance it belongs to.
+fn identities(state: &NodeState) -> BTreeMap<String, String> {
+    let mut identities = BTreeMap::new();
+    for gpu in &state.gpus {
+        for instance in &gpu.instances {
+            let folder = instance_folder(gpu, instance);
+            let place = instance.placement;
+            let of_instance = format!("{}:{}:{}", instance.profile.id, place.start, instance.generation);
+            for compute in &instance.compute {
+                let uuid = gpu.mig.iter().find(|mig| mig.index == compute.index).map_or("", |mig| &mig.uuid);
+                let of_part =
+                    format!("{of_instance}:{}:{}:{uuid}", compute.placement.start, compute.placement.size);
+                identities.insert(format!("{folder}/ci{}/access", compute.ci), of_part);
+            }
+            identities.insert(format!("{folder}/access"), of_instance);
+        }
+    }
+    identities
+}
+
+fn instance_folder(gpu: &GpuState, instance: &GpuInstanceState) -> String {
+    format!("proc/driver/nvidia/capabilities/gpu{}/mig/gi{}", gpu.minor, instance.gi)
 }
 
 fn make_parent(path: &Path) -> Result<(), NodeError> {
@@ -170,9 +218,8 @@ fn entries(state: &NodeState) -> BTreeMap<PathBuf, Entry> {
     text("proc/driver/nvidia/capabilities/mig/monitor".to_owned(), capability(2, 292));
     for gpu in &state.gpus {
         text(format!("proc/driver/nvidia/gpus/{}/information", gpu.pci), information(gpu));
-        let folder = format!("proc/driver/nvidia/capabilities/gpu{}/mig", gpu.minor);
         for instance in &gpu.instances {
-            let folder = format!("{folder}/gi{}", instance.gi);
+            let folder = instance_folder(gpu, instance);
             text(format!("{folder}/access"), capability(instance.minor, 292));
             for compute in &instance.compute {
                 text(format!("{folder}/ci{}/access", compute.ci), capability(compute.minor, 292));

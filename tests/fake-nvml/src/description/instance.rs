@@ -34,9 +34,18 @@ pub struct Instance {
     /// Compute instances: where absent, one that spans the GPU instance; empty for a half-made instance.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compute: Option<Vec<ComputeInstance>>,
+    /// Another number says that it was destroyed and made again; [`Node::update`](crate::Node::update) gives new
+    /// instances one of their own.
+    #[serde(skip_serializing_if = "is_first")]
+    pub generation: u32,
     /// What the profile is, where the catalogue does not have it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unknown_profile: Option<UnknownProfile>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_first(generation: &u32) -> bool {
+    *generation == 0
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
@@ -167,6 +176,8 @@ struct LongInstance {
     index: Option<u32>,
     uuid: Option<String>,
     compute: Option<Vec<ComputeInstance>>,
+    #[serde(default)]
+    generation: u32,
     unknown_profile: Option<UnknownProfile>,
 }
 
@@ -218,6 +229,7 @@ impl<'de> Deserialize<'de> for Instance {
                     index: long.index,
                     uuid: long.uuid,
                     compute: long.compute,
+                    generation: long.generation,
                     unknown_profile: long.unknown_profile,
                 })
             }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 pub use instance::{ComputeInstance, Instance, UnknownProfile};
 
-use crate::{Code, NodeError, driver::CALLS, state::NodeState, suggest};
+use crate::{Code, EventType, NodeError, driver::CALLS, state::NodeState, suggest};
 
 /// A node: its driver, its GPUs, and the faults that its driver plays.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -87,6 +87,9 @@ pub struct Gpu {
     /// What the driver asks for to recover the GPU: NVML field 230.
     #[serde(default)]
     pub recovery_action: RecoveryAction,
+    /// The types of events that clients can register; all that its model could have where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<Vec<EventType>>,
 }
 
 impl Gpu {

@@ -4,7 +4,7 @@ use std::{
     ffi::c_int,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -18,6 +18,9 @@ use crate::{
     host,
     state::{ComputeInstanceState, GpuInstanceState, GpuState, MigState, NodeState},
 };
+
+/// How often a slow call looks whether it is still to be slow.
+const STEP_OF_A_DELAY: Duration = Duration::from_millis(20);
 
 /// A function's name and its place in [`CALLS`].
 #[derive(Debug)]
@@ -76,6 +79,21 @@ fn answer(id: &Id, body: impl FnOnce(&'static str) -> Answer) -> c_int {
     }
 }
 
+/// Takes as long as these faults say, or until they are taken out of the description.
+pub(super) fn delay<'a>(faults: impl IntoIterator<Item = &'a Fault>) {
+    for fault in faults {
+        let end = Instant::now() + Duration::from_millis(fault.delay_ms.unwrap_or(0));
+        let stands = || node::state().is_ok_and(|now| now.faults.contains(fault));
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || !stands() {
+                break;
+            }
+            host::pause(left.min(STEP_OF_A_DELAY));
+        }
+    }
+}
+
 /// A call in progress.
 #[derive(Debug)]
 pub(super) struct Call {
@@ -110,9 +128,7 @@ impl Call {
     /// Delays and fails this call, if a fault says so for calls about this GPU or MIG device.
     pub(super) fn fault(&self, gpu: Option<u32>, mig: Option<u32>) -> Answer {
         for fault in self.faults(gpu, mig) {
-            if let Some(ms) = fault.delay_ms {
-                host::pause(Duration::from_millis(ms));
-            }
+            delay([fault]);
             if let Some(code) = fault.code() {
                 return Err(code);
             }
@@ -242,5 +258,6 @@ fn key(gpu: &GpuState, instance: &GpuInstanceState) -> InstanceKey {
         gi: instance.gi,
         profile_id: instance.profile.id,
         start: instance.placement.start,
+        generation: instance.generation,
     }
 }

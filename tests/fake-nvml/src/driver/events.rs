@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     fs::File,
-    io::{Read, Seek, SeekFrom},
+    io::{BufRead, BufReader, Seek, SeekFrom},
     sync::{
         Arc, LazyLock, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -14,7 +14,7 @@ use std::{
 
 use super::{
     abi::{EventData, EventDataV1},
-    call::{Call, Device},
+    call::{Call, Device, delay},
     exports,
     ffi::{Handle, Out},
     handles::Object,
@@ -101,7 +101,11 @@ fn find(set: Handle) -> Result<Arc<EventSet>, Code> {
 }
 
 fn supported(gpu: &GpuState) -> u64 {
-    if gpu.model.knows_mig() { ALL } else { WITHOUT_MIG }
+    match &gpu.events {
+        Some(types) => types.iter().fold(0, |all, one| all | *one as u64),
+        None if gpu.model.knows_mig() => ALL,
+        None => WITHOUT_MIG,
+    }
 }
 
 impl EventSet {
@@ -128,19 +132,20 @@ impl EventSet {
         let mut heard = self.heard();
         let mut file = File::open(events_file(root)).ok()?;
         file.seek(SeekFrom::Start(heard.position)).ok()?;
-        let mut text = String::new();
-        file.read_to_string(&mut text).ok()?;
-        while let Some((line, rest)) = text.split_once('\n') {
+        let mut lines = BufReader::new(file);
+        let mut line = String::new();
+        // A line without its end is still being written.
+        while lines.read_line(&mut line).is_ok_and(|_| line.ends_with('\n')) {
             let at = heard.position;
-            heard.position += line.len() as u64 + 1;
-            let wanted = event::parse(line).filter(|event| {
+            heard.position += line.len() as u64;
+            let wanted = event::parse(&line).filter(|event| {
                 let registered = heard.registered.get(&event.gpu);
                 registered.is_some_and(|(types, since)| event.kind & types != 0 && at >= *since)
             });
             if wanted.is_some() {
                 return wanted;
             }
-            text = rest.to_owned();
+            line.clear();
         }
         None
     }
@@ -156,6 +161,9 @@ fn wait(call: &Call, set: Handle, nowhere: bool, timeout_ms: u32) -> Result<Even
     let set = find(set)?;
     if nowhere {
         return Err(Code::INVALID_ARGUMENT);
+    }
+    for gpu in call.state.gpus.iter().filter(|gpu| set.heard().registered.contains_key(&gpu.uuid)) {
+        delay(call.faults(Some(gpu.index), None).filter(|fault| fault.call == call.name));
     }
     let deadline = Instant::now() + Duration::from_millis(timeout_ms.into());
     loop {

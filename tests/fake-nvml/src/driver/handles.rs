@@ -19,13 +19,14 @@ pub(crate) enum Object {
     Mig(InstanceKey, u32),
 }
 
-/// A GPU instance: on this GPU, with this ID, of this profile, at this memory slice.
+/// A GPU instance: on this GPU, with this ID, of this profile, at this memory slice, the so many-th one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct InstanceKey {
     pub(crate) gpu: String,
     pub(crate) gi: u32,
     pub(crate) profile_id: u32,
     pub(crate) start: u32,
+    pub(crate) generation: u32,
 }
 
 /// All handles that were ever given out. None is used twice: a client may still hold it.
@@ -79,7 +80,8 @@ fn exists(object: &Object, state: &NodeState) -> bool {
     let gpu = state.gpus.iter().find(|gpu| gpu.uuid == key.gpu);
     let instance = gpu
         .and_then(|gpu| gpu.instance(key.gi))
-        .filter(|instance| instance.profile.id == key.profile_id && instance.placement.start == key.start);
+        .filter(|instance| instance.profile.id == key.profile_id && instance.placement.start == key.start)
+        .filter(|instance| instance.generation == key.generation);
     instance
         .is_some_and(|instance| ci.is_none_or(|ci| instance.compute.iter().any(|compute| compute.ci == ci)))
 }

@@ -4,13 +4,13 @@ use std::{
     env, fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use super::handles::Handles;
 use crate::{
     Code, Description, DriverState,
-    counters::Counters,
+    counters::{CLIENTS, Counters},
     driver::CALLS,
     host,
     node::{DESCRIPTION, counters_file, error_file},
@@ -58,11 +58,27 @@ pub(super) fn root() -> Option<&'static Path> {
 
 /// Counts a call of the `index`-th function, where the node's table can be written.
 pub(super) fn count(index: usize) {
-    static COUNTERS: LazyLock<Option<Counters>> =
-        LazyLock::new(|| Counters::open(&counters_file(root()?), &CALLS).ok());
-    if let Some(counters) = COUNTERS.as_ref() {
+    if let Some(counters) = counters() {
         counters.count(index);
     }
+}
+
+/// Counts a client that comes, or one that goes.
+pub(super) fn count_client(comes: bool) {
+    match counters() {
+        Some(counters) if comes => counters.count(CALLS.len()),
+        Some(counters) => counters.uncount(CALLS.len()),
+        None => {}
+    }
+}
+
+/// The functions' counts, then the clients'.
+fn counters() -> Option<&'static Counters> {
+    static COUNTERS: LazyLock<Option<Counters>> = LazyLock::new(|| {
+        let names: Vec<&str> = CALLS.iter().copied().chain([CLIENTS]).collect();
+        Counters::open(&counters_file(root()?), &names).ok()
+    });
+    COUNTERS.as_ref()
 }
 
 /// The node as it is now, whatever its driver's state.
@@ -89,8 +105,14 @@ pub(super) fn state() -> Result<Arc<NodeState>, Code> {
             Err(error) => report(root, &format!("{error}\n")),
         }
     }
-    shared.state.clone().ok_or(Code::UNKNOWN)
+    let state = shared.state.clone().ok_or(Code::UNKNOWN)?;
+    // Statics are made anew whenever the library is loaded, and not when it only is opened again.
+    OWN_VERSION.get_or_init(|| state.driver_version.clone());
+    Ok(state)
 }
+
+/// The version of this library: that of the driver when it was loaded.
+static OWN_VERSION: OnceLock<String> = OnceLock::new();
 
 /// Says why a description was refused, or that it no longer is.
 fn report(root: &Path, problem: &str) {
@@ -105,6 +127,9 @@ fn report(root: &Path, problem: &str) {
 /// What the driver's state lets calls answer.
 pub(super) fn check_driver(state: &NodeState) -> Result<(), Code> {
     match state.driver {
+        DriverState::Loaded if OWN_VERSION.get().is_some_and(|own| *own != state.driver_version) => {
+            Err(Code::LIB_RM_VERSION_MISMATCH)
+        }
         DriverState::Loaded => Ok(()),
         DriverState::NotLoaded => Err(Code::DRIVER_NOT_LOADED),
         DriverState::VersionMismatch => Err(Code::LIB_RM_VERSION_MISMATCH),

@@ -30,6 +30,7 @@ pub(super) mod init {
         fn nvmlShutdown() {
             let mut shared = node::shared();
             shared.clients = shared.clients.checked_sub(1).ok_or(Code::UNINITIALIZED)?;
+            node::count_client(false);
             Ok(())
         }
     }
@@ -37,6 +38,7 @@ pub(super) mod init {
     fn start(state: &NodeState) -> Answer {
         node::check_driver(state)?;
         node::shared().clients += 1;
+        node::count_client(true);
         Ok(())
     }
 }

@@ -2,10 +2,12 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt,
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use fake_nvml::{Description, DriverState, Gpu, Instance, Node};
+use nvml_wrapper_sys::bindings::NvmlLib;
 
 use crate::{call, client::Client, node};
 
@@ -175,4 +177,60 @@ fn a_gpu_that_is_added_takes_nothing_from_those_that_stay() {
     let gpus = node.gpus().unwrap();
     let places: Vec<_> = gpus.iter().map(|gpu| (gpu.minor, gpu.pci.as_str())).collect();
     assert_eq!(places, [(1, "0000:20:00.0"), (2, "0000:28:00.0")]);
+}
+
+/// Which file a capability file is.
+fn stamp(node: &Node, path: &str) -> (u64, i64, i64) {
+    let file = node.root().join("proc/driver/nvidia/capabilities/gpu0/mig").join(path).join("access");
+    let found = fs::metadata(file).unwrap();
+    (found.ino(), found.ctime(), found.ctime_nsec())
+}
+
+#[test]
+fn capability_files_are_others_when_the_instance_is_another_one() {
+    let (_folder, node) = node(&Description::h100s(1).with_mig(0, &["1g.10gb", "1g.10gb"]));
+    let client = Client::of(&node);
+    let gpu = client.gpu(0).unwrap();
+    let before = (stamp(&node, "gi7"), stamp(&node, "gi7/ci0"), stamp(&node, "gi8/ci0"));
+    let now = || (stamp(&node, "gi7"), stamp(&node, "gi7/ci0"), stamp(&node, "gi8/ci0"));
+    node.update(|d| d.gpu(0).recovery_action = fake_nvml::RecoveryAction::Reset).unwrap();
+    assert_eq!(client.migs(gpu).len(), 2);
+    assert_eq!(now(), before);
+    // Another profile at the same place.
+    node.update(|d| d.gpu(0).layout[0] = Instance::new("1g.10gb+me").gi(7).at(0)).unwrap();
+    let reused = now();
+    assert!(reused.0 != before.0 && reused.1 != before.1 && reused.2 == before.2);
+    // The same, destroyed and made again.
+    let old = client.migs(gpu);
+    node.update(|d| d.set_mig(0, &["1g.10gb+me", "1g.10gb"])).unwrap();
+    let again = now();
+    assert!(again.0 != reused.0 && again.1 != reused.1 && again.2 != reused.2);
+    assert_eq!(client.uuid(old[0]), Err(INVALID_ARGUMENT));
+    // Who reads the description later leaves the files alone.
+    assert_eq!(client.migs(gpu).len(), 2);
+    assert_eq!(now(), again);
+}
+
+#[test]
+fn another_version_of_the_driver_needs_the_library_loaded_anew() {
+    const MISMATCH: u32 = 18;
+    let (_folder, node) = node(&Description::h100s(1));
+    let client = Client::of(&node);
+    let gpu = client.gpu(0).unwrap();
+    assert_eq!(node.clients().unwrap(), 1);
+    node.upgrade_driver("590.44.01").unwrap();
+    assert_eq!(client.uuid(gpu), Err(MISMATCH));
+    assert_eq!(call!(client, nvmlInit_v2()), Err(MISMATCH));
+    assert_eq!(call!(client, nvmlShutdown()), Ok(()));
+    assert_eq!(node.clients().unwrap(), 0);
+    // As long as the old one is loaded, the loader gives it for the same path; another one is another file.
+    let path = node.root().join("usr/lib64/libnvidia-ml.so.590.44.01");
+    fs::copy(node.library(), &path).unwrap();
+    // SAFETY: the library's initialisers do nothing.
+    let lib = unsafe { NvmlLib::new(&path) }.unwrap();
+    let client = Client { lib };
+    assert_eq!(call!(client, nvmlInit_v2()), Ok(()));
+    assert!(client.gpu(0).is_ok());
+    node.reset_counters().unwrap();
+    assert_eq!(node.clients().unwrap(), 1);
 }

@@ -1,8 +1,11 @@
 //! Events: told while running, to those who asked.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::mpsc::channel,
+    time::{Duration, Instant},
+};
 
-use fake_nvml::{Description, Event, Fault, Node};
+use fake_nvml::{Description, Event, EventType, Fault, Node};
 
 use crate::{call, client::Client, node};
 
@@ -101,4 +104,43 @@ fn mig_devices_and_unknown_types_cannot_be_listened_to() {
     let mut types = 0;
     assert_eq!(call!(client, nvmlDeviceGetSupportedEventTypes(a30, &raw mut types)), Ok(()));
     assert_eq!(types & (XID | MIG_CONFIG_CHANGE), XID | MIG_CONFIG_CHANGE);
+}
+
+#[test]
+fn a_gpu_offers_the_events_that_it_is_said_to() {
+    let mut description = Description::h100s(2);
+    description.gpu(0).events = Some(vec![EventType::Xid, EventType::FatalPoison]);
+    description.gpu(1).events = Some(Vec::new());
+    let (_folder, node) = node(&description);
+    let client = Client::of(&node);
+    let supported = |gpu| {
+        let mut types = 9;
+        call!(client, nvmlDeviceGetSupportedEventTypes(gpu, &raw mut types)).map(|()| types)
+    };
+    let (two, no_events) = (client.gpu(0).unwrap(), client.gpu(1).unwrap());
+    assert_eq!((supported(two), supported(no_events)), (Ok(0x2008), Ok(0)));
+    let set = client.listen(&[two], XID);
+    assert_eq!(call!(client, nvmlDeviceRegisterEvents(two, MIG_CONFIG_CHANGE, set.0)), Err(3));
+    assert_eq!(call!(client, nvmlDeviceRegisterEvents(no_events, XID, set.0)), Err(3));
+}
+
+#[test]
+fn a_wait_can_hang_until_its_fault_is_taken_out() {
+    let (_folder, node) = node(&Description::h100s(2));
+    let client = Client::of(&node);
+    let set = client.listen(&[client.gpu(1).unwrap()], XID);
+    let hang = |gpu| Fault::delay("nvmlEventSetWait_v2", 600_000).on_gpu(gpu);
+    node.update(|d| d.faults = vec![hang(0)]).unwrap();
+    assert_eq!(client.wait(set, 1).err(), Some(TIMEOUT), "the set does not listen to that GPU");
+    node.update(|d| d.faults = vec![hang(1)]).unwrap();
+    node.reset_counters().unwrap();
+    std::thread::scope(|scope| {
+        let (sender, answer) = channel();
+        let client = &client;
+        scope.spawn(move || sender.send(client.wait(set, 1).err()).unwrap());
+        until_waiting(&node);
+        assert!(answer.recv_timeout(Duration::from_millis(100)).is_err());
+        node.update(|d| d.faults.clear()).unwrap();
+        assert_eq!(answer.recv_timeout(Duration::from_secs(30)), Ok(Some(TIMEOUT)));
+    });
 }

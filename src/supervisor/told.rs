@@ -1,0 +1,92 @@
+//! What people are told in the log about the node, each thing once and again when it changes.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use crate::health::{Findings, HealthEvent, HealthPolicy, Recovered, Sickness, rule_for};
+use crate::inventory::Inventory;
+use crate::resource::{MigStrategy, ResourceSet};
+
+/// The least time between two lines about events that do not count.
+const IGNORED_PAUSE: Duration = Duration::from_secs(1);
+
+/// What has been told.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    rules: Vec<String>,
+    sees_instances: Option<bool>,
+    nothing_to_offer: bool,
+    ignored: Option<Instant>,
+}
+
+impl Told {
+    /// How devices get well, and how well errors are attributed.
+    pub(super) fn of_health(&mut self, inventory: &Inventory, policy: &HealthPolicy) {
+        let mut rules: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for gpu in &inventory.gpus {
+            rules.entry(rule_for(gpu, policy).to_string()).or_default().push(gpu.index.to_string());
+        }
+        let rules: Vec<_> =
+            rules.into_iter().map(|(rule, gpus)| format!("GPU {}: {rule}", gpus.join(", "))).collect();
+        for line in rules.iter().filter(|line| !self.rules.contains(line)) {
+            info!("{line}");
+        }
+        self.rules = rules;
+        match inventory.sees_instances.filter(|_| inventory.sees_instances != self.sees_instances) {
+            None => return,
+            Some(true) => info!("errors are attributed to single MIG devices"),
+            Some(false) => warn!(
+                "errors are attributed to whole GPUs only: the driver tells of single MIG devices only those who may use \
+                 its capability mig/monitor (/dev/nvidia-caps/nvidia-cap2) or have CAP_SYS_ADMIN"
+            ),
+        }
+        self.sees_instances = inventory.sees_instances;
+    }
+
+    /// What the strategy makes of the node, where it was another thing before.
+    pub(super) fn of_offer(&mut self, old: &ResourceSet, new: &ResourceSet, strategy: MigStrategy) {
+        for withheld in new.withheld.iter().filter(|withheld| !old.withheld.contains(withheld)) {
+            warn!(index = withheld.index, device = %withheld.id, reason = withheld.reason, "withheld");
+        }
+        for warning in new.warnings.iter().filter(|warning| !old.warnings.contains(warning)) {
+            warn!("{warning}");
+        }
+        let nothing = new.resources.is_empty();
+        if nothing && !self.nothing_to_offer {
+            warn!(%strategy, "this node has nothing to offer under this strategy");
+        }
+        self.nothing_to_offer = nothing;
+    }
+
+    /// An event that does not count.
+    pub(super) fn of_ignored(&mut self, event: &HealthEvent) {
+        if self.ignored.is_none_or(|told| told.elapsed() >= IGNORED_PAUSE) {
+            self.ignored = Some(Instant::now());
+            let HealthEvent { gpu_uuid: gpu, kind, gpu_instance: gi, compute_instance: ci, .. } = event;
+            info!(gpu, %kind, gi, ci, "ignored");
+        }
+    }
+}
+
+/// Something that is sick for another reason than before.
+pub(super) fn sickness(Sickness { what, reason, .. }: &Sickness) {
+    warn!(what, %reason, "sick");
+}
+
+/// What a look at the driver has changed in the health of devices.
+pub(super) fn findings(findings: &Findings) {
+    findings.sick.iter().filter(|sickness| sickness.news).for_each(sickness);
+    for Recovered { what, reasons } in &findings.recovered {
+        let reasons: Vec<_> = reasons.iter().map(ToString::to_string).collect();
+        info!(what, was = reasons.join("; "), "well again");
+    }
+    for event in &findings.unplaced {
+        let HealthEvent { gpu_uuid: gpu, kind, gpu_instance: gi, compute_instance: ci, .. } = event;
+        warn!(gpu, %kind, gi, ci, "an event named an instance that the driver does not have; nothing follows from it");
+    }
+    if findings.forgotten > 0 {
+        warn!(events = findings.forgotten, "too many events named instances that the driver does not have");
+    }
+}
