@@ -291,7 +291,6 @@ impl Coordinator {
         // Who asked up to now is served by what comes next.
         self.asks.look_begins();
         self.phase = match std::mem::replace(&mut self.phase, Phase::Ended) {
-            Phase::Opening { id, .. } => Phase::Closing { id, until, then },
             Phase::Open(open) => {
                 let id = open.id;
                 self.status.retain_watched(|_| false);
@@ -299,7 +298,7 @@ impl Coordinator {
                 Phase::Closing { id, until, then }
             }
             Phase::Closing { id, until, then: Then::End } => Phase::Closing { id, until, then: Then::End },
-            Phase::Closing { id, .. } => Phase::Closing { id, until, then },
+            Phase::Opening { id, .. } | Phase::Closing { id, .. } => Phase::Closing { id, until, then },
             Phase::Away { .. } | Phase::Held | Phase::Ended => Phase::Ended,
         };
     }
