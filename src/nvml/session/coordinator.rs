@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::open::Open;
+use super::open::{Broken, Open};
 use super::threads::{self, OpenDriver, spawn};
 use super::{Asks, Id, Message, Patience, Report};
 use crate::nvml::calls::Caller;
@@ -145,7 +145,7 @@ impl Coordinator {
             }
             Message::Hold => match self.phase {
                 Phase::Away { .. } | Phase::Held => self.closed(Then::Hold),
-                Phase::Opening { .. } | Phase::Open(_) | Phase::Closing { .. } | Phase::Ended => {
+                _ => {
                     self.close(Then::Hold);
                     Ok(())
                 }
@@ -261,7 +261,7 @@ impl Coordinator {
             }
             // Somebody has said to hold or to end meanwhile.
             Ok(driver) => {
-                drop_elsewhere(driver);
+                threads::drop_elsewhere(driver);
                 Ok(())
             }
             Err(error) if current => {
@@ -291,15 +291,14 @@ impl Coordinator {
         // Who asked up to now is served by what comes next.
         self.asks.look_begins();
         self.phase = match std::mem::replace(&mut self.phase, Phase::Ended) {
-            Phase::Opening { id, .. } => Phase::Closing { id, until, then },
             Phase::Open(open) => {
                 let id = open.id;
                 self.status.retain_watched(|_| false);
-                drop_elsewhere(open.end());
+                threads::drop_elsewhere(open.end());
                 Phase::Closing { id, until, then }
             }
             Phase::Closing { id, until, then: Then::End } => Phase::Closing { id, until, then: Then::End },
-            Phase::Closing { id, until, .. } => Phase::Closing { id, until, then },
+            Phase::Opening { id, .. } | Phase::Closing { id, .. } => Phase::Closing { id, until, then },
             Phase::Away { .. } | Phase::Held | Phase::Ended => Phase::Ended,
         };
     }
@@ -384,26 +383,5 @@ impl Coordinator {
             self.status.set_hanging(self.left_behind.len());
         }
         left
-    }
-}
-
-/// What ends the time that a library is open.
-pub(super) enum Broken {
-    /// The driver cannot be used any more.
-    Driver(DriverError),
-    /// Nobody listens any more.
-    Ended,
-}
-
-impl From<Ended> for Broken {
-    fn from(Ended: Ended) -> Self {
-        Self::Ended
-    }
-}
-
-/// Drops what may be the last hold on the library, and so call it, on a thread of its own.
-fn drop_elsewhere(last: Arc<OpenDriver>) {
-    if let Err(error) = spawn("nvml-close", move || drop(last)) {
-        tracing::error!(%error, "no thread could be started to close NVML");
     }
 }

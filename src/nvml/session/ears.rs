@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::coordinator::{Broken, Coordinator};
+use super::coordinator::Coordinator;
+use super::open::Broken;
 use super::threads::{OpenDriver, spawn};
 use super::{Id, Message};
 use crate::nvml::backoff::Backoff;

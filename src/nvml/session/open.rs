@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::coordinator::{Broken, Coordinator};
+use super::coordinator::{Coordinator, Ended};
 use super::ears::Ears;
 use super::threads::{self, OpenDriver, Range, Step, spawn};
 use super::{Asks, Id, Message, Patience, Report};
@@ -15,6 +15,20 @@ use crate::nvml::error::DriverError;
 
 /// Looks that are asked for in a burst are this far apart.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+
+/// What ends the time that a library is open.
+pub(super) enum Broken {
+    /// The driver cannot be used any more.
+    Driver(DriverError),
+    /// Nobody listens any more.
+    Ended,
+}
+
+impl From<Ended> for Broken {
+    fn from(Ended: Ended) -> Self {
+        Self::Ended
+    }
+}
 
 /// The state of an open library.
 pub(super) struct Open {

@@ -109,3 +109,10 @@ pub(super) fn look(
         Err(error) => tell(Step::Failed(error)),
     }
 }
+
+/// Drops what may be the last hold on the library, and so call it, on a thread of its own.
+pub(super) fn drop_elsewhere(last: Arc<OpenDriver>) {
+    if let Err(error) = spawn("nvml-close", move || drop(last)) {
+        tracing::error!(%error, "no thread could be started to close NVML");
+    }
+}

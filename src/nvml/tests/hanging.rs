@@ -126,11 +126,12 @@ async fn a_wait_that_hangs_is_left_behind_and_another_one_begun() {
     wait_until(|| status.hanging() == 1, "the thread to be left behind").await;
     fake.update(|d| d.faults.clear());
     wait_until(|| status.hanging() == 0, "its return").await;
-    wait_until(|| fake.count("nvmlDeviceRegisterEvents") == 2, "another set").await;
-    // The look after the registration.
-    listener.inventory().await;
-    fake.node.send(&Event::xid(79)).unwrap();
-    assert_eq!(listener.event().await.kind, EventKind::Xid(79));
+    listener.hears(&fake).await;
+    assert_eq!(
+        fake.count("nvmlEventSetFree") + 1,
+        fake.count("nvmlEventSetCreate"),
+        "each set is given back"
+    );
 }
 
 #[tokio::test]
