@@ -149,8 +149,7 @@ async fn a_second_instance_takes_over_and_hands_back() {
     assert!(second.exit().await.success());
     // The kubelet has stopped whichever endpoint was current; the first instance has to say that it is there.
     rig.wait_for_counts(&counts).await;
-    assert_eq!(rig.sockets().len(), 2);
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    wait_until(|| rig.sockets().len() == 2, "the sockets of the first instance alone").await;
     rig.wait_for_counts(&counts).await;
     rig.finish().await;
 }
