@@ -19,9 +19,8 @@ pub(super) struct Told {
     sees_instances: Option<bool>,
     nothing_to_offer: bool,
     ignored: Option<Instant>,
-    /// Events about unknown instances that were not told of, and when one last was.
-    unplaced: usize,
-    told_unplaced: Option<Instant>,
+    /// Events about unknown instances that nobody was told of, and when somebody last was.
+    unplaced: (usize, Option<Instant>),
 }
 
 impl Told {
@@ -66,12 +65,13 @@ impl Told {
 
     /// Events that named instances which the driver does not have.
     pub(super) fn of_unplaced(&mut self, findings: &Findings) {
-        self.unplaced += findings.unplaced.len() + findings.forgotten;
-        let quiet = self.told_unplaced.is_none_or(|told| told.elapsed() >= IGNORED_PAUSE);
+        let (untold, last) = &mut self.unplaced;
+        *untold += findings.unplaced.len() + findings.forgotten;
+        let quiet = last.is_none_or(|last| last.elapsed() >= IGNORED_PAUSE);
         if let (Some(event), true) = (findings.unplaced.last(), quiet) {
             let HealthEvent { gpu_uuid: gpu, kind, gpu_instance: gi, compute_instance: ci, .. } = event;
-            let events = std::mem::take(&mut self.unplaced);
-            self.told_unplaced = Some(Instant::now());
+            let events = std::mem::take(untold);
+            *last = Some(Instant::now());
             warn!(
                 gpu, %kind, gi, ci, events,
                 "an event named an instance that the driver does not have; nothing follows from it"
