@@ -123,3 +123,13 @@ async fn a_session_whose_reports_nobody_takes_ends_too() {
     fake.node.send(&Event::xid(31)).unwrap();
     wait_until(|| fake.node.clients().unwrap() == 0, "the end of NVML").await;
 }
+
+#[tokio::test]
+async fn an_opening_that_fails_leaves_no_thread_behind() {
+    let fake = Fake::new(&one_h100(&["7g.80gb"]));
+    fake.update(|d| d.driver = DriverState::NotLoaded);
+    let mut listener = Listener::new(fake.paths(), None);
+    listener.no_driver().await;
+    tokio::time::sleep(PATIENCE.answer + Duration::from_secs(1)).await;
+    assert_eq!(listener.session.status().hanging(), 0);
+}
