@@ -56,9 +56,11 @@ pub enum Report {
     /// The library in this process is not the file that is there now, and the loader does not let go of it: only a new
     /// process can open the new one. Sent once, after [`Report::NoDriver`].
     StaleLibrary(PathBuf),
-    /// NVML is shut down, as [`Session::hold`] asked for, unless a call that hangs keeps it open: then a log line says
-    /// so.
-    OnHold,
+    /// Nothing is asked any more, as [`Session::hold`] asked for.
+    OnHold {
+        /// Whether NVML is shut down. Where a call that hangs keeps it open, this is sent again when that has come back.
+        closed: bool,
+    },
 }
 
 /// How long calls may take before something is done about it.
@@ -116,8 +118,8 @@ impl Session {
         self.asks.look();
     }
 
-    /// Shuts NVML down and stays away from the driver, until [`Session::resume`]. [`Report::OnHold`] says when it is
-    /// done.
+    /// Shuts NVML down and stays away from the driver, until [`Session::resume`]. [`Report::OnHold`] says how
+    /// far that is done.
     pub fn hold(&self) {
         self.asks.send(Message::Hold);
     }

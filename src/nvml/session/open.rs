@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::coordinator::{Coordinator, Ended};
 use super::ears::Ears;
 use super::threads::{self, OpenDriver, Range, Step, spawn};
-use super::{Asks, Id, Message, Patience, Report};
+use super::{Id, Message, Report};
 use crate::inventory::{Problem, Trouble, TroubleKind};
 use crate::nvml::calls::Caller;
 use crate::nvml::enumerate::{Cache, Part};
@@ -92,10 +92,10 @@ impl Open {
         self.driver
     }
 
-    pub(super) fn deadline(&self, asks: &Asks, patience: Patience) -> Option<Instant> {
+    pub(super) fn deadline(&self, session: &Coordinator) -> Option<Instant> {
         let look = match &self.look {
-            Some(look) => (!look.told && look.waits()).then(|| look.step + patience.answer),
-            None if asks.wants_look() => Some(self.pause),
+            Some(look) => look.can_be_helped(session).then(|| look.step + session.patience.answer),
+            None if session.asks.wants_look() => Some(self.pause),
             None => self.next_look,
         };
         [look, self.ears.deadline()].into_iter().flatten().min()
@@ -104,8 +104,8 @@ impl Open {
     pub(super) fn on_time(&mut self, session: &mut Coordinator) -> Result<(), Broken> {
         let now = Instant::now();
         let patience = session.patience.answer;
-        let stalled = self.look.as_ref().is_some_and(|look| look.waits() && look.step + patience <= now);
-        if stalled {
+        let stalled = |look: &Look| look.can_be_helped(session) && look.step + patience <= now;
+        if self.look.as_ref().is_some_and(stalled) {
             self.lose_patience(session)?;
         }
         let due = self.next_look.is_some_and(|at| at <= now);
@@ -191,14 +191,11 @@ impl Open {
         let call = look.calls.under_way().map_or("a call", |under_way| under_way.call);
         if !look.counted {
             // All that can be asked depends on it.
-            if !std::mem::replace(&mut look.told, true) {
-                session.report_no_driver(DriverError::NoAnswer { call })?;
-            }
+            look.told = true;
+            session.report_no_driver(DriverError::NoAnswer { call })?;
             return Ok(());
         }
-        let Some(index) = look.to_ask.front().copied().filter(|_| session.may_leave_behind()) else {
-            return Ok(());
-        };
+        let Some(index) = look.to_ask.front().copied() else { return Ok(()) };
         let uuid = self.uuids.get(&index);
         tracing::warn!(gpu = index, uuid, call, "the GPU does not answer; going on without it");
         look.calls.give_up();
@@ -258,9 +255,9 @@ fn no_answer(index: u32, uuid: Option<&String>, call: &str) -> Part {
 }
 
 impl Look {
-    /// Whether it waits for a call.
-    fn waits(&self) -> bool {
-        !self.counted || !self.to_ask.is_empty()
+    /// Whether something can be done about the call that it waits for: to say so, or to go on without a GPU.
+    fn can_be_helped(&self, session: &Coordinator) -> bool {
+        if self.counted { !self.to_ask.is_empty() && session.may_leave_behind() } else { !self.told }
     }
 }
 
