@@ -7,8 +7,8 @@ use nvml_wrapper::enums::device::SampleValue;
 use nvml_wrapper::structs::device::FieldId;
 use nvml_wrapper::{Device, Nvml};
 
-use crate::inventory::{Gpu, MigMode, Problem, RecoveryAction, Trouble};
 use super::Told;
+use crate::inventory::{Gpu, MigMode, Problem, RecoveryAction, Trouble};
 use crate::nvml::calls::{Caller, lock};
 use crate::nvml::caps::{self, MigMinors};
 use crate::nvml::error::CallError;

@@ -73,7 +73,13 @@ impl Driver {
             .map_err(|call| DriverError::from_call(library.clone(), call))?;
         // Old drivers lack the call, and nothing depends on it.
         let cuda_version = calls.ask("nvmlSystemGetCudaDriverVersion_v2", || nvml.sys_cuda_driver_version());
-        Ok(Self { nvml, library, version, cuda_version: cuda_version.ok().map(words_of_cuda), told: Mutex::default() })
+        Ok(Self {
+            nvml,
+            library,
+            version,
+            cuda_version: cuda_version.ok().map(words_of_cuda),
+            told: Mutex::default(),
+        })
     }
 
     /// For the calls that are made elsewhere.

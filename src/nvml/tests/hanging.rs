@@ -154,3 +154,39 @@ async fn a_hold_does_not_wait_for_a_gpu_that_hangs() {
     listener.session.resume();
     listener.inventory_where(|found| found.gpus.len() == 2).await;
 }
+
+#[tokio::test]
+async fn a_gpu_that_answers_too_late_again_and_again_lets_no_look_wait() {
+    let fake = Fake::new(&Description::h100s(3));
+    let mut listener = Listener::listening(&fake).await;
+    let status = listener.session.status();
+    let late = PATIENCE.answer.as_millis() as u64 * 3 / 2;
+    fake.update(|d| d.faults = vec![Fault::delay("nvmlDeviceGetUUID", late).on_gpu(0)]);
+    listener.session.rescan();
+    listener.inventory_where(|found| found.gpus.len() == 2).await;
+    wait_until(|| status.hanging() == 0, "the late answer").await;
+    let asked = fake.count("nvmlDeviceGetUUID");
+    let start = Instant::now();
+    let mut looks = 0;
+    while start.elapsed() < PATIENCE.answer * 4 {
+        listener.session.rescan();
+        let Report::Inventory { inventory, began } = listener.next().await else { continue };
+        assert!(began.elapsed() < PATIENCE.answer, "a look waited for it: {:?}", began.elapsed());
+        assert_eq!(inventory.gpus.len(), 2);
+        looks += 1;
+    }
+    assert!(fake.count("nvmlDeviceGetUUID") > asked + 2 * looks, "it was asked again");
+    fake.update(|d| d.faults.clear());
+    listener.inventory_where(|found| found.gpus.len() == 3).await;
+    assert_eq!(status.hanging(), 0);
+}
+
+#[tokio::test]
+async fn a_gpu_that_the_first_look_starts_may_take_its_time() {
+    let fake = Fake::new(&Description::h100s(2));
+    let slow = (PATIENCE.answer + PATIENCE.opening).as_millis() as u64 / 2;
+    fake.update(|d| d.faults = vec![Fault::delay("nvmlDeviceGetHandleByIndex_v2", slow).on_gpu(0)]);
+    let mut listener = Listener::new(fake.paths(), None);
+    let found = listener.inventory().await;
+    assert_eq!((found.gpus.len(), reasons(&found)), (2, Vec::new()));
+}
