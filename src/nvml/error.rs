@@ -220,10 +220,14 @@ impl CallError {
     /// The driver, being old or this process having no privileges, does not answer this question: an
     /// expected silence, not a fault.
     pub(super) fn is_refusal(&self) -> bool {
+        self.is_not_supported() || self.is_no_permission()
+    }
+
+    /// The driver or the GPU has no answer to this question, whoever asks.
+    pub(super) fn is_not_supported(&self) -> bool {
         self.failure == Failure::NoSuchFunction
             || self.is(&[
                 sys::nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED,
-                sys::nvmlReturn_enum_NVML_ERROR_NO_PERMISSION,
                 sys::nvmlReturn_enum_NVML_ERROR_FUNCTION_NOT_FOUND,
             ])
     }

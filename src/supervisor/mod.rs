@@ -24,7 +24,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 mod held;
 mod outlook;
@@ -273,8 +273,15 @@ impl Supervisor<'_> {
                 self.stale = Some(library);
                 false
             }
-            Event::Report(Report::OnHold) => {
+            Event::Report(Report::OnHold { closed: true }) => {
                 info!("on hold: NVML is shut down, and no device is offered; SIGUSR2 goes on");
+                false
+            }
+            Event::Report(Report::OnHold { closed: false }) => {
+                warn!(
+                    "on hold, but a call that hangs keeps NVML open; no device is offered, and a line follows when it \
+                     is shut down; SIGUSR2 goes on"
+                );
                 false
             }
             Event::Stale(EndpointEvent::Stale { resource, device }) => {

@@ -40,9 +40,14 @@ impl Drop for Lease {
 pub(super) fn open(id: Id, calls: Caller, paths: Paths, asks: Asks) -> impl FnOnce() + Send + 'static {
     move || {
         let lease = Lease { id, asks: asks.clone() };
-        let opened = Driver::open(&paths, &calls);
-        let opened = opened.map(|driver| Arc::new(OpenDriver { driver, _closed: lease }));
-        asks.send(Message::Opened(id, opened));
+        match Driver::open(&paths, &calls) {
+            Ok(driver) => asks.send(Message::Opened(id, Ok(Arc::new(OpenDriver { driver, _closed: lease })))),
+            Err(error) => {
+                asks.send(Message::Opened(id, Err(error)));
+                // In this order, for the message that all is closed is waited for only from now on.
+                drop(lease);
+            }
+        }
     }
 }
 
