@@ -45,7 +45,8 @@
 //!    within an hour, up to 10 min;
 //! 2. the GPU could be read, and so could the slice, which is the same as before;
 //! 3. the driver says that the GPU needs nothing; or, where it does not tell ([`Rule::ByReset`]), the GPU was reset
-//!    since the last evidence: it was lost, or absent, or the driver had gone, or all its instances had.
+//!    since the last evidence: it was lost, or absent, or the kernel driver was unloaded or replaced, or all its
+//!    instances had gone.
 //!
 //! A slice that a readable GPU no longer has is forgotten with all that stood against it: one that is made in its place
 //! is another. What stood against the GPU stays. A change of the policy makes nothing well.

@@ -169,13 +169,16 @@ impl Health {
         findings
     }
 
-    /// The driver as a whole has gone: it was unloaded, or NVML cannot be used. When it comes back, every GPU has been
-    /// reset.
-    pub fn driver_gone(&mut self) {
-        self.waiting.forget();
+    /// The driver as a whole cannot be used, so that nothing is known of any GPU. With `unloaded` the kernel driver
+    /// itself has gone or was replaced: when it comes back, every GPU has been reset. Without, a call may have failed
+    /// once, and nothing may have happened to any GPU.
+    pub fn driver_gone(&mut self, unloaded: bool) {
         for health in self.gpus.values_mut() {
             health.says = Says::Nothing;
-            health.records_mut().for_each(Record::driver_gone);
+        }
+        if unloaded {
+            self.waiting.forget();
+            self.gpus.values_mut().flat_map(GpuHealth::records_mut).for_each(Record::driver_unloaded);
         }
     }
 

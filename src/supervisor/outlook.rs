@@ -199,14 +199,14 @@ impl Outlook {
         }
     }
 
-    /// There is no driver at the moment.
-    pub(super) fn take_no_driver(&mut self, why: String) {
+    /// There is no driver at the moment; with `unloaded`, because the kernel driver has gone or was replaced.
+    pub(super) fn take_no_driver(&mut self, why: String, unloaded: bool) {
         self.changed |= self.no_driver.as_ref() != Some(&why) || self.hold == Hold::Ending;
         self.no_driver = Some(why);
         if self.hold == Hold::Ending {
             self.hold = Hold::No;
         }
-        self.known.health.driver_gone();
+        self.known.health.driver_gone(unloaded);
         self.mark();
     }
 

@@ -34,8 +34,8 @@ enum Step {
     State(u32, State),
     /// A slice cannot be read, or can again.
     SliceTrouble(u32, u32, bool),
-    /// The driver is unloaded, and loaded again before the next look.
-    DriverGone,
+    /// The driver cannot be used, and can again before the next look; whether it was unloaded meanwhile.
+    DriverGone(bool),
     /// Another configuration: whether Xids count, whether all checks are off, whether anything recovers.
     Policy(bool, bool, bool),
     /// So many seconds pass.
@@ -86,7 +86,7 @@ fn steps() -> impl Strategy<Value = Step> {
         2 => (0..GPUS, actions).prop_map(|(gpu, action)| Step::Action(gpu, action)),
         2 => (0..GPUS, states).prop_map(|(gpu, state)| Step::State(gpu, state)),
         1 => (0..GPUS, 0..SLOTS, any::<bool>()).prop_map(|(gpu, slot, bad)| Step::SliceTrouble(gpu, slot, bad)),
-        1 => Just(Step::DriverGone),
+        2 => any::<bool>().prop_map(Step::DriverGone),
         1 => (any::<bool>(), any::<bool>(), any::<bool>())
             .prop_map(|(xids, all, recovers)| Step::Policy(xids, all, recovers)),
         6 => select(vec![0, 1, 5, 9, 10, 11, 30, 200, 700, 4000]).prop_map(Step::Wait),
@@ -358,11 +358,13 @@ impl Run {
                 self.world.bad_slices.retain(|slice| slice != &(*gpu, *slot));
                 self.world.bad_slices.extend(bad.then_some((*gpu, *slot)));
             }
-            Step::DriverGone => {
-                self.health.driver_gone();
-                self.twin.driver_gone();
-                self.model.charges.iter_mut().for_each(|charge| charge.reset = true);
-                self.model.waiting.clear();
+            Step::DriverGone(unloaded) => {
+                self.health.driver_gone(*unloaded);
+                self.twin.driver_gone(*unloaded);
+                if *unloaded {
+                    self.model.charges.iter_mut().for_each(|charge| charge.reset = true);
+                    self.model.waiting.clear();
+                }
             }
             Step::Policy(xids, all, recovers) => {
                 let disabled = [Check::Xids, Check::All];

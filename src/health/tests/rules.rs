@@ -346,7 +346,7 @@ fn with_an_old_driver_each_sign_of_a_reset_makes_well_and_only_if_it_came_after_
 fn with_an_old_driver_a_reload_of_the_driver_makes_well_after_the_quiet_period() {
     let (mut health, inventory) = (Health::default(), two_gpus_of_an_old_driver());
     takes(&mut health, &xid(0, Some(7), 94, 1), &inventory, 1);
-    health.driver_gone();
+    health.driver_gone(true);
     assert_eq!(sick(&health, &inventory), ["0:0"]);
     assert_eq!(next(&health, 2), None);
     assert_eq!(looks(&mut health, &inventory, 5), Findings::default());
@@ -354,6 +354,22 @@ fn with_an_old_driver_a_reload_of_the_driver_makes_well_after_the_quiet_period()
     takes(&mut health, &xid(0, Some(8), 94, 6), &inventory, 6);
     assert_eq!(recovered(&looks(&mut health, &inventory, 100)), ["MIG device 0:0 (MIG-0-7-0)"]);
     assert_eq!(sick(&health, &inventory), ["0:1"]);
+}
+
+#[test]
+fn with_an_old_driver_a_driver_that_only_failed_to_answer_is_no_sign_of_a_reset() {
+    let (mut health, inventory) = (Health::default(), two_gpus_of_an_old_driver());
+    takes(&mut health, &xid(0, Some(7), 94, 1), &inventory, 1);
+    takes(&mut health, &xid(1, None, 48, 1), &inventory, 1);
+    takes(&mut health, &xid(1, Some(10), 94, 1), &inventory, 1);
+    health.driver_gone(false);
+    assert_eq!(next(&health, 5000), None);
+    // What names an instance that nobody knows is still to be placed.
+    let findings = looks(&mut health, &inventory, 5000);
+    assert_eq!((findings.unplaced.len(), findings.forgotten), (1, 0));
+    assert_eq!(findings.recovered, []);
+    assert_eq!(sick(&health, &inventory), ["0:0", "1:0", "1:1", "1:2"]);
+    assert_eq!(next(&health, 5000), None);
 }
 
 #[test]
@@ -379,7 +395,7 @@ fn an_empty_mig_gpu_is_no_sign_of_a_reset_where_it_was_empty_before() {
 fn events_about_unknown_instances_are_counted_when_the_driver_goes() {
     let (mut health, inventory) = (Health::default(), two_gpus());
     takes(&mut health, &xid(0, Some(10), 94, 1), &inventory, 1);
-    health.driver_gone();
+    health.driver_gone(true);
     let findings = looks(&mut health, &inventory, 2);
     assert_eq!((findings.unplaced.len(), findings.forgotten), (0, 1));
 }
@@ -394,7 +410,7 @@ fn without_recovery_nothing_gets_well_but_a_slice_made_anew_is_another() {
         health.take_event(&xid(0, Some(7), 94, 1), &inventory, &off, at(1));
         health.take_event(&xid(0, Some(8), 94, 1), &inventory, &off, at(1));
         health.take_event(&xid(1, None, 48, 1), &inventory, &off, at(1));
-        health.driver_gone();
+        health.driver_gone(true);
         assert_eq!(health.next_look(&off, at(500)), None);
         let mut without = inventory.clone();
         without.gpus[0].mig_devices.remove(0);
