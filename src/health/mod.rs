@@ -49,7 +49,8 @@
 //!    instances had gone.
 //!
 //! A slice that a readable GPU no longer has is forgotten with all that stood against it: one that is made in its place
-//! is another. What stood against the GPU stays. A change of the policy makes nothing well.
+//! is another. But an event after which no look had begun that saw the old slice may be about the new one, since IDs are
+//! used again: it is tried again as if its instance had not been known. What stood against the GPU stays. A change of the policy makes nothing well.
 //!
 //! | file | what it has |
 //! |---|---|
@@ -57,11 +58,13 @@
 //! | `xid` | NVIDIA's Xids, as data |
 //! | `checks` | the policy: which events count, how a device recovers |
 //! | `record` | one GPU or slice: its reasons, its quiet period |
+//! | `gpu` | a GPU with its slices: what a look at the driver makes of them |
 //! | `state` | all of them, and how events and looks change them |
 //! | `waiting` | events about instances that are not known yet |
 
 mod checks;
 mod event;
+mod gpu;
 mod record;
 mod state;
 #[cfg(test)]

@@ -143,10 +143,51 @@ fn the_same_uuid_with_another_identity_is_another_slice() {
     takes(&mut health, &xid(0, Some(7), 94, 1), &inventory, 1);
     let other = mig_device(0, 0, "2g.20gb");
     assert_eq!(other.uuid, inventory.gpus[0].mig_devices[0].uuid);
+    looks(&mut health, &inventory, 2);
     inventory.gpus[0].mig_devices[0] = other;
     assert_eq!(sick(&health, &inventory), [""; 0]);
-    looks(&mut health, &inventory, 2);
+    assert_eq!(looks(&mut health, &inventory, 3), Findings::default());
     assert_eq!(health.size(), 0);
+}
+
+#[test]
+fn an_event_that_came_after_the_last_look_at_a_slice_is_put_on_the_one_that_has_its_ids_now() {
+    let (mut health, old) = (Health::default(), two_gpus());
+    let mut new = old.clone();
+    new.gpus[0].mig_devices[0] = mig_device(0, 0, "2g.20gb");
+    looks(&mut health, &old, 3);
+    takes(&mut health, &xid(0, Some(7), 94, 5), &old, 5);
+    takes(&mut health, &xid(0, Some(8), 94, 5), &old, 5);
+    let findings = looks(&mut health, &new, 6);
+    assert_eq!(findings.sick.len(), 1);
+    assert_eq!(findings.sick[0].what, "MIG device 0:0 (MIG-0-7-0)");
+    assert_eq!(findings.sick[0].reason, Reason::Event(EventKind::Xid(94), clock(5)));
+    assert_eq!(sick(&health, &new), ["0:0", "0:1"]);
+    // A look that began after it has seen that slice, so it is about no later one.
+    assert_eq!(looks(&mut health, &old, 7), Findings::default());
+    assert_eq!(sick(&health, &old), ["0:1"]);
+    // One that began before it has not.
+    takes(&mut health, &xid(0, Some(7), 95, 9), &old, 9);
+    looks(&mut health, &old, 8);
+    assert_eq!(looks(&mut health, &new, 10).sick.len(), 1);
+    assert_eq!(sick(&health, &new), ["0:0", "0:1"]);
+}
+
+#[test]
+fn an_event_about_a_slice_that_was_gone_by_the_next_look_is_told_to_concern_nothing() {
+    let (mut health, inventory) = (Health::default(), two_gpus());
+    looks(&mut health, &inventory, 3);
+    let event = HealthEvent { compute_instance: None, ..xid(0, Some(7), 94, 5) };
+    takes(&mut health, &event, &inventory, 5);
+    let mut without = inventory.clone();
+    without.gpus[0].mig_devices.remove(0);
+    assert_eq!(looks(&mut health, &without, 6).unplaced, [xid(0, Some(7), 94, 5)]);
+    looks(&mut health, &inventory, 7);
+    assert_eq!(health.size(), 0);
+    // Nothing that comes after the driver was loaded anew is meant.
+    takes(&mut health, &event, &inventory, 8);
+    health.driver_gone(true);
+    assert_eq!(looks(&mut health, &without, 9), Findings::default());
 }
 
 // A driver that tells what the GPU needs.
@@ -265,8 +306,9 @@ fn a_slice_made_anew_is_well_but_not_while_something_stands_against_its_gpu() {
         let mut without = inventory.clone();
         without.gpus[0].mig_devices.remove(0);
         without.gpus[1].mig_devices.remove(0);
-        assert_eq!(looks(&mut health, &without, 2), Findings::default());
-        looks(&mut health, &inventory, 3);
+        looks(&mut health, &inventory, 2);
+        assert_eq!(looks(&mut health, &without, 3), Findings::default());
+        looks(&mut health, &inventory, 4);
         assert_eq!(sick(&health, &inventory), ["1:0", "1:1", "1:2"]);
         assert_eq!(reasons(&health, &inventory, 1, 0).len(), 1);
     }
