@@ -81,6 +81,12 @@ impl DriverError {
         }
     }
 
+    /// Whether the kernel driver itself was gone or replaced, which no GPU outlives without a reset. All else may be over
+    /// in a moment without that anything happened to a GPU.
+    pub fn is_unloaded(&self) -> bool {
+        matches!(self, Self::NotLoaded { .. } | Self::VersionMismatch { .. })
+    }
+
     /// Whether it says the same as `other`, whichever call found it out.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         match (self, other) {

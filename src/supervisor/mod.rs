@@ -262,7 +262,7 @@ impl Supervisor<'_> {
                 if !self.outlook.is_known() && self.outlook.policy().fail_on_init_error {
                     return Some(Err(SupervisorError::NoDriver(error)));
                 }
-                self.outlook.take_no_driver(error.to_string());
+                self.outlook.take_no_driver(error.to_string(), error.is_unloaded());
                 false
             }
             Event::Report(Report::StaleLibrary(library)) => {

@@ -211,15 +211,15 @@ impl Outlook {
         }
     }
 
-    /// There is no driver at the moment.
-    pub(super) fn take_no_driver(&mut self, why: String) {
+    /// There is no driver at the moment; with `unloaded`, because the kernel driver has gone or was replaced.
+    pub(super) fn take_no_driver(&mut self, why: String, unloaded: bool) {
         self.changed |= self.no_driver.as_ref() != Some(&why) || matches!(self.hold, Hold::Ending(_));
         self.heard = true;
         self.no_driver = Some(why);
         if let Hold::Ending(_) = self.hold {
             self.hold = Hold::No;
         }
-        self.known.health.driver_gone();
+        self.known.health.driver_gone(unloaded);
         self.mark();
     }
 
