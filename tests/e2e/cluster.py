@@ -213,11 +213,11 @@ class Cluster:
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 words = (process / "cmdline").read_bytes().split(b"\0")
-                root = os.readlink(process / "exe")
+                file = os.readlink(process / "exe")
                 group = (process / "cgroup").read_text()
             except OSError:
                 continue
-            if words[0].decode() == program and root.endswith(program) and f"/{self.group}/" in group:
+            if words[0].decode() == program and file.endswith(program) and f"/{self.group}/" in group:
                 found.append(int(process.name))
         return found
 
