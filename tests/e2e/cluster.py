@@ -308,6 +308,9 @@ state = "/run/containerd"
             "staticPodPath": f"{self.state}/static-pods",
             "volumePluginDir": f"{self.state}/volume-plugins",
             "nodeStatusUpdateFrequency": "1s",
+            # As by default from 1.27 on; before, it is a tenth of that, and what the pods do shows late.
+            "kubeAPIQPS": 50,
+            "kubeAPIBurst": 100,
             # An image that is deleted could not be had again.
             "imageGCHighThresholdPercent": 100,
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
