@@ -213,11 +213,11 @@ class Cluster:
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 words = (process / "cmdline").read_bytes().split(b"\0")
-                root = os.readlink(process / "exe")
+                file = os.readlink(process / "exe")
                 group = (process / "cgroup").read_text()
             except OSError:
                 continue
-            if words[0].decode() == program and root.endswith(program) and f"/{self.group}/" in group:
+            if words[0].decode() == program and file.endswith(program) and f"/{self.group}/" in group:
                 found.append(int(process.name))
         return found
 
@@ -308,6 +308,9 @@ state = "/run/containerd"
             "staticPodPath": f"{self.state}/static-pods",
             "volumePluginDir": f"{self.state}/volume-plugins",
             "nodeStatusUpdateFrequency": "1s",
+            # As by default from 1.27 on; before, it is a tenth of that, and what the pods do shows late.
+            "kubeAPIQPS": 50,
+            "kubeAPIBurst": 100,
             # An image that is deleted could not be had again.
             "imageGCHighThresholdPercent": 100,
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
