@@ -430,7 +430,11 @@ mod tests {
         while coordinator.may_leave_behind() {
             coordinator.turn();
         }
-        std::thread::sleep(coordinator.patience.opening);
+        // Until all patience is at its end.
+        let late = Instant::now() + coordinator.patience.opening;
+        while Instant::now() < late {
+            std::thread::yield_now();
+        }
         assert!(coordinator.on_time().is_ok());
         assert!(coordinator.deadline().is_none_or(|at| at > Instant::now()));
         // Once a thread may be left behind again, the look goes on without the last GPU.

@@ -112,8 +112,8 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(5);
 
-    fn thread(id: Id) -> Option<(Id, Caller)> {
-        Some((id, Caller::default()))
+    fn thread(id: Id) -> (Id, Caller) {
+        (id, Caller::default())
     }
 
     /// The pause before the GPU with index 3 is tried the next time, in patiences.
@@ -140,19 +140,19 @@ mod tests {
         assert!(!stuck.came_back(1, PATIENCE));
         for (id, patiences) in [(2, 1), (3, 2), (4, 4), (5, 8), (6, 12), (7, 12)] {
             assert_eq!(pause(&stuck), patiences);
-            stuck.tried(3, thread(id), PATIENCE);
+            stuck.tried(3, Some(thread(id)), PATIENCE);
             assert_eq!(stuck.deadline(), None);
             age(&mut stuck, PATIENCE);
             assert!(!stuck.came_back(id, PATIENCE));
         }
         // One answer in time brings it back, but the pauses begin anew only after a while of them.
-        stuck.tried(3, thread(8), PATIENCE);
+        stuck.tried(3, Some(thread(8)), PATIENCE);
         assert!(stuck.came_back(8, PATIENCE));
         assert_eq!((stuck.call(3), stuck.gpus(), stuck.deadline()), (None, vec![], None));
         stuck.insert(3, 9, "nvmlX", PATIENCE);
         stuck.came_back(9, PATIENCE);
         assert_eq!(pause(&stuck), 12);
-        stuck.tried(3, thread(10), PATIENCE);
+        stuck.tried(3, Some(thread(10)), PATIENCE);
         assert!(stuck.came_back(10, PATIENCE));
         age(&mut stuck, PATIENCE * LONGEST_PAUSE);
         stuck.insert(3, 11, "nvmlX", PATIENCE);

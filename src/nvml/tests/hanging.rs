@@ -160,7 +160,7 @@ async fn a_gpu_that_answers_too_late_again_and_again_lets_no_look_wait() {
     let fake = Fake::new(&Description::h100s(3));
     let mut listener = Listener::listening(&fake).await;
     let status = listener.session.status();
-    let late = PATIENCE.answer.as_millis() as u64 * 3 / 2;
+    let late = u64::try_from(PATIENCE.answer.as_millis()).unwrap() * 3 / 2;
     fake.update(|d| d.faults = vec![Fault::delay("nvmlDeviceGetUUID", late).on_gpu(0)]);
     listener.session.rescan();
     listener.inventory_where(|found| found.gpus.len() == 2).await;
@@ -184,7 +184,7 @@ async fn a_gpu_that_answers_too_late_again_and_again_lets_no_look_wait() {
 #[tokio::test]
 async fn a_gpu_that_the_first_look_starts_may_take_its_time() {
     let fake = Fake::new(&Description::h100s(2));
-    let slow = (PATIENCE.answer + PATIENCE.opening).as_millis() as u64 / 2;
+    let slow = u64::try_from((PATIENCE.answer + PATIENCE.opening).as_millis()).unwrap() / 2;
     fake.update(|d| d.faults = vec![Fault::delay("nvmlDeviceGetHandleByIndex_v2", slow).on_gpu(0)]);
     let mut listener = Listener::new(fake.paths(), None);
     let found = listener.inventory().await;
