@@ -16,7 +16,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use fake_kubelet::FakeKubelet;
-use fake_nvml::{Description, Node};
+use fake_nvml::{Description, Event, Node};
 
 const PLUGIN: &str = env!("CARGO_BIN_EXE_mig-device-plugin");
 const RESOURCE: &str = "nvidia.com/mig-1g.10gb";
@@ -77,6 +77,13 @@ async fn measure() {
     println!("resident after {:>5} calls {:>9.1} MB", 2 * CALLS, rig.memory("VmRSS") / 1e3);
     println!("most it ever had           {:>9.1} MB", rig.memory("VmHWM") / 1e3);
     println!("threads                    {:>9}", rig.memory("Threads"));
+    let mut events = rig.events().await;
+    println!(
+        "an Xid to the kubelet      {:>9.1} ms (p99 {:.1} ms, most {:.1} ms)",
+        ms(median(&mut events)),
+        ms(p99(&events)),
+        ms(events[events.len() - 1])
+    );
     let before = rig.cpu();
     tokio::time::sleep(Duration::from_secs(30)).await;
     println!("processor time, idle 30 s  {:>9} ms, with a look at the driver every 10 s", rig.cpu() - before);
@@ -94,7 +101,8 @@ impl Rig {
     async fn start(description: &Description) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let node = Node::create(dir.path().join("node"), description).unwrap();
-        let kubelet = FakeKubelet::start(dir.path().join("k")).await.unwrap();
+        let builder = FakeKubelet::builder(dir.path().join("k")).pod_resources(dir.path().join("p"));
+        let kubelet = builder.start().await.unwrap();
         let start = Instant::now();
         let plugin = Command::new(PLUGIN)
             .arg("--mig-strategy=mixed")
@@ -102,12 +110,33 @@ impl Rig {
             .arg(node.root())
             .arg("--kubelet-socket")
             .arg(kubelet.socket())
+            .arg("--pod-resources-socket")
+            .arg(kubelet.pod_resources_socket().unwrap())
+            .args(["--health-recovery-quiet=100ms", "--http-address=127.0.0.1:0"])
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
         kubelet.wait_for_capacity(RESOURCE, 56, 56).await.unwrap();
         let first_list = kubelet.lists(RESOURCE)[0].at - start;
         Self { node, kubelet, plugin, first_list, _dir: dir }
+    }
+
+    /// From an Xid on one slice to the list that has it as unhealthy, for each slice after the recovery of the one
+    /// before it.
+    async fn events(&self) -> Vec<Duration> {
+        let mut times = Vec::new();
+        let gpus = self.node.gpus().unwrap();
+        for (gpu, slice) in gpus.iter().flat_map(|gpu| gpu.mig.iter().map(move |slice| (gpu.index, slice))) {
+            self.kubelet.wait_for_capacity(RESOURCE, 56, 56).await.unwrap();
+            // The list before it may be so young that the next one has to wait.
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            let known = self.kubelet.lists(RESOURCE).len();
+            let start = Instant::now();
+            self.node.send(&Event::xid(79).on_gpu(gpu).on_instance(slice.gi, slice.ci)).unwrap();
+            self.kubelet.wait_for_capacity(RESOURCE, 56, 55).await.unwrap();
+            times.push(self.kubelet.lists(RESOURCE)[known].at - start);
+        }
+        times
     }
 
     /// A number out of `/proc/<pid>/status`; memory is in kB there.

@@ -15,7 +15,7 @@ use crate::devices::state::{DriverState, NodeState, PluginState};
 use crate::devices::{self, Format};
 use crate::explain::command::{ExplainArgs, ExplainError, Misfit};
 use crate::nvml::{self, DriverError, Paths};
-use crate::serve::{self, Served};
+use crate::serve::{self, BEGUN_ANEW, Served};
 use crate::supervisor::SupervisorError;
 use crate::telemetry;
 
@@ -81,7 +81,8 @@ fn begin_anew(library: &Path) -> AppError {
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
     // The link leads to the file that runs, also where it has been replaced since.
-    let source = std::process::Command::new("/proc/self/exe").arg0(name).args(arguments).exec();
+    let source =
+        std::process::Command::new("/proc/self/exe").arg0(name).args(arguments).env(BEGUN_ANEW, "1").exec();
     AppError::System { what: "load this program anew", source }
 }
 

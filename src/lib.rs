@@ -23,7 +23,7 @@
 //! | module | what it is | what it never does |
 //! |---|---|---|
 //! | [`cli`], [`config`] | flags, variables and the file to one checked `Config`, all mistakes at once | bind, open, start |
-//! | [`nvml`] | the driver: a thread that looks, one that waits for events; the only `unsafe` (`nvml/raw`) | policy |
+//! | [`nvml`] | the driver: threads that look and wait for events, and can be left behind; the only `unsafe` (`nvml/raw`) | policy |
 //! | [`inventory`] | the domain's nouns, as plain data | call the driver, read a file, know the time |
 //! | [`health`] | who is sick and who is well again; the catalogue of Xids | the same |
 //! | [`resource`] | policy: strategies, names, what an `Allocate` answers, how a list changes | the same |

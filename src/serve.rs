@@ -20,6 +20,9 @@ use crate::nvml::Session;
 use crate::resource::policy::DeviceIdStrategy;
 use crate::supervisor::{self, Carried, Command, Inputs, Outside, Reload, Snapshot};
 
+/// Set in the environment of a process image that another one of the same process has left its place to.
+pub(crate) const BEGUN_ANEW: &str = "MIG_DEVICE_PLUGIN_BEGUN_ANEW";
+
 /// How serving ended.
 #[derive(Debug)]
 pub(crate) enum Served {
@@ -32,7 +35,7 @@ pub(crate) enum Served {
 impl From<supervisor::Ended> for Served {
     fn from(ended: supervisor::Ended) -> Self {
         match ended {
-            supervisor::Ended::Stopped => Self::Stopped,
+            supervisor::Ended::Stopped | supervisor::Ended::ToStartOver => Self::Stopped,
             supervisor::Ended::StaleLibrary(library) => Self::StaleLibrary(library),
         }
     }
@@ -40,7 +43,11 @@ impl From<supervisor::Ended> for Served {
 
 /// Serves until SIGTERM or SIGINT, with the configuration that `source` has at each moment.
 pub(crate) fn serve(source: &ConfigSource) -> Result<Served, AppError> {
-    let config = source.load()?;
+    let mut config = source.load()?;
+    if std::env::var_os(BEGUN_ANEW).is_some() {
+        // What the flag says counts at the start, and this is the middle.
+        config.policy.fail_on_init_error = false;
+    }
     warn_of(&config);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|source| AppError::System { what: "start the runtime", source })?;
@@ -173,8 +180,13 @@ async fn round(
             _ = command_sender.send(command) => {}
         }
     };
-    stopping.cancel();
-    served.await?;
+    if let Ended::Restart(_) = ended {
+        let (_, result) = tokio::join!(command_sender.send(Command::StartOver), &mut served);
+        result?;
+    } else {
+        stopping.cancel();
+        served.await?;
+    }
     Ok(ended)
 }
 

@@ -45,10 +45,12 @@
 //!    within an hour, up to 10 min;
 //! 2. the GPU could be read, and so could the slice, which is the same as before;
 //! 3. the driver says that the GPU needs nothing; or, where it does not tell ([`Rule::ByReset`]), the GPU was reset
-//!    since the last evidence: it was lost, or absent, or the driver had gone, or all its instances had.
+//!    since the last evidence: it was lost, or absent, or the kernel driver was unloaded or replaced, or all its
+//!    instances had gone.
 //!
 //! A slice that a readable GPU no longer has is forgotten with all that stood against it: one that is made in its place
-//! is another. What stood against the GPU stays. A change of the policy makes nothing well.
+//! is another. But an event after which no look had begun that saw the old slice may be about the new one, since IDs are
+//! used again: it is tried again as if its instance had not been known. What stood against the GPU stays. A change of the policy makes nothing well.
 //!
 //! | file | what it has |
 //! |---|---|
@@ -56,11 +58,13 @@
 //! | `xid` | NVIDIA's Xids, as data |
 //! | `checks` | the policy: which events count, how a device recovers |
 //! | `record` | one GPU or slice: its reasons, its quiet period |
+//! | `gpu` | a GPU with its slices: what a look at the driver makes of them |
 //! | `state` | all of them, and how events and looks change them |
 //! | `waiting` | events about instances that are not known yet |
 
 mod checks;
 mod event;
+mod gpu;
 mod record;
 mod state;
 #[cfg(test)]

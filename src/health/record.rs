@@ -92,8 +92,8 @@ impl Record {
         self.reset_since |= began > self.last;
     }
 
-    /// The driver has gone just now, which resets every GPU.
-    pub(super) fn driver_gone(&mut self) {
+    /// The driver was unloaded just now, which resets every GPU.
+    pub(super) fn driver_unloaded(&mut self) {
         self.reset_since = true;
     }
 

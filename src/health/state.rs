@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::gpu::{GpuHealth, Says, Slice, gpu_and_slices, slice_name};
 use super::record::Record;
 use super::waiting::Waiting;
 use super::{EventKind, HealthEvent, HealthPolicy, Moment, Recovery};
-use crate::inventory::{Gpu, Inventory, MigDevice, RecoveryAction, TroubleKind};
+use crate::inventory::{Gpu, Inventory, MigDevice, TroubleKind};
 use crate::resource::{Device, Reason};
 
 /// What stands against which GPU and slice. It holds no more than those that are sick or were within the hour.
@@ -66,52 +67,6 @@ pub struct Findings {
     pub forgotten: usize,
 }
 
-/// One GPU and its slices.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct GpuHealth {
-    /// What stands against the GPU as a whole, and so against every slice of it.
-    whole: Option<Record>,
-    /// What stands against single slices, each with what it was when it fell sick.
-    slices: Vec<(MigDevice, Record)>,
-    /// What the driver said about the GPU last.
-    says: Says,
-    /// Whether it had MIG devices when last seen.
-    had_slices: bool,
-}
-
-/// What the driver says about a GPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Says {
-    /// The GPU is not there, or cannot be read.
-    Nothing,
-    /// It needs something.
-    NeedsWork,
-    /// It needs nothing.
-    NeedsNothing,
-    /// The driver is too old to tell.
-    DoesNotTell,
-}
-
-impl Says {
-    fn about(gpu: &Gpu) -> Self {
-        match gpu.recovery_action {
-            _ if gpu.problem.is_some() => Self::Nothing,
-            None => Self::DoesNotTell,
-            Some(RecoveryAction::None) => Self::NeedsNothing,
-            Some(_) => Self::NeedsWork,
-        }
-    }
-
-    /// Whether the driver, or a reset where it says nothing, allows `record` to end.
-    fn allows(self, record: &Record) -> bool {
-        match self {
-            Self::NeedsNothing => true,
-            Self::DoesNotTell => record.reset_since(),
-            Self::Nothing | Self::NeedsWork => false,
-        }
-    }
-}
-
 impl Health {
     /// Takes what the driver told by itself. `inventory` says which devices there are.
     pub fn take_event(
@@ -127,7 +82,7 @@ impl Health {
         if !policy.checks.counts(event.kind) {
             return Outcome::Ignored;
         }
-        if let Some(sickness) = self.mark(event, inventory, now) {
+        if let Some(sickness) = self.mark(event, inventory, now, now) {
             return Outcome::Sick(sickness);
         }
         self.waiting.keep(event, now);
@@ -153,7 +108,11 @@ impl Health {
         });
         for (uuid, health) in &mut self.gpus {
             match inventory.gpus.iter().find(|gpu| gpu.uuid == *uuid) {
-                Some(gpu) => health.look(gpu, inventory, began),
+                Some(gpu) => {
+                    for (event, heard) in health.look(gpu, inventory, began) {
+                        self.waiting.keep(&event, heard);
+                    }
+                }
                 None => health.absent(all_read, began),
             }
         }
@@ -166,16 +125,24 @@ impl Health {
         }
         self.gpus.retain(|_, health| health.prune(began));
         self.place_waiting(inventory, began, &mut findings);
+        for gpu in &inventory.gpus {
+            if let Some(health) = self.gpus.get_mut(&gpu.uuid) {
+                health.see(gpu, began);
+            }
+        }
         findings
     }
 
-    /// The driver as a whole has gone: it was unloaded, or NVML cannot be used. When it comes back, every GPU has been
-    /// reset.
-    pub fn driver_gone(&mut self) {
-        self.waiting.forget();
+    /// The driver as a whole cannot be used, so that nothing is known of any GPU. With `unloaded` the kernel driver
+    /// itself has gone or was replaced: when it comes back, every GPU has been reset. Without, a call may have failed
+    /// once, and nothing may have happened to any GPU.
+    pub fn driver_gone(&mut self, unloaded: bool) {
         for health in self.gpus.values_mut() {
             health.says = Says::Nothing;
-            health.records_mut().for_each(Record::driver_gone);
+        }
+        if unloaded {
+            self.waiting.forget();
+            self.gpus.values_mut().for_each(GpuHealth::driver_unloaded);
         }
     }
 
@@ -187,7 +154,7 @@ impl Health {
     pub fn reasons_of(&self, device: &Device) -> Vec<Reason> {
         let Some(health) = self.gpus.get(&device.gpu_uuid) else { return Vec::new() };
         let mut reasons = health.whole.as_ref().map(Record::reasons).unwrap_or_default();
-        for (slice, record) in &health.slices {
+        for Slice { mig: slice, record, .. } in &health.slices {
             if device.mig.as_ref().is_none_or(|mig| mig.is_same(slice)) {
                 // An event that was about several slices is one reason.
                 let more = record.reasons().into_iter().filter(|reason| !reasons.contains(reason));
@@ -243,8 +210,14 @@ impl Health {
         found.into_iter().map(sickness).collect()
     }
 
-    /// Marks what `event` is about; `None` where the inventory does not have it.
-    fn mark(&mut self, event: &HealthEvent, inventory: &Inventory, now: Moment) -> Option<Sickness> {
+    /// Marks what `event` is about; `None` where the inventory does not have it. It counts as evidence of `now`.
+    fn mark(
+        &mut self,
+        event: &HealthEvent,
+        inventory: &Inventory,
+        heard: Moment,
+        now: Moment,
+    ) -> Option<Sickness> {
         let gpu = inventory.gpus.iter().find(|gpu| gpu.uuid == event.gpu_uuid)?;
         let reason = Reason::Event(event.kind, event.at);
         let Some(gpu_instance) = event.gpu_instance else {
@@ -262,7 +235,7 @@ impl Health {
         let health = self.gpu(gpu);
         let mut news = false;
         for mig in &named {
-            news |= health.slice(mig).event(event.kind, event.at, now);
+            news |= health.slice(mig).event(event, heard, now);
         }
         let what = named.iter().map(|mig| slice_name(gpu, mig)).collect::<Vec<_>>().join(", ");
         Some(Sickness { what, reason, news })
@@ -273,7 +246,7 @@ impl Health {
         findings.forgotten = self.waiting.take_forgotten();
         for (event, heard) in self.waiting.take() {
             // It counts as evidence of now: no device gets well by the very look that first shows it.
-            if let Some(sickness) = self.mark(&event, inventory, heard.max(began)) {
+            if let Some(sickness) = self.mark(&event, inventory, heard, heard.max(began)) {
                 findings.sick.extend(Some(sickness).filter(|sickness| sickness.news));
                 continue;
             }
@@ -302,95 +275,4 @@ impl Health {
     fn whole(&mut self, gpu: &Gpu) -> &mut Record {
         self.gpu(gpu).whole.get_or_insert_default()
     }
-}
-
-impl GpuHealth {
-    fn records(&self) -> impl Iterator<Item = &Record> {
-        self.whole.iter().chain(self.slices.iter().map(|(_, record)| record))
-    }
-
-    fn records_mut(&mut self) -> impl Iterator<Item = &mut Record> {
-        self.whole.iter_mut().chain(self.slices.iter_mut().map(|(_, record)| record))
-    }
-
-    fn slice(&mut self, mig: &MigDevice) -> &mut Record {
-        let at = self.slices.iter().position(|(slice, _)| slice.is_same(mig)).unwrap_or_else(|| {
-            self.slices.push((mig.clone(), Record::default()));
-            self.slices.len() - 1
-        });
-        &mut self.slices[at].1
-    }
-
-    /// A look that has the GPU, read or as it was known.
-    fn look(&mut self, gpu: &Gpu, inventory: &Inventory, began: Moment) {
-        self.says = Says::about(gpu);
-        if let Some(problem) = &gpu.problem {
-            if problem.kind == TroubleKind::Lost {
-                self.records_mut().for_each(|record| record.was_reset(began));
-            }
-            return;
-        }
-        // A slice that is left out because it could not be read, and that nobody knew before, may be any.
-        let all_read = !inventory.problems.iter().any(|problem| {
-            problem.left_out
-                && problem.gpu == gpu.index
-                && problem
-                    .mig_device
-                    .is_some_and(|index| gpu.mig_devices.iter().all(|mig| mig.index != index))
-        });
-        if all_read {
-            self.slices.retain(|(slice, _)| gpu.mig_devices.iter().any(|mig| mig.is_same(slice)));
-        }
-        let empty = gpu.mig_devices.is_empty() && gpu.empty_gpu_instances.is_empty();
-        if self.had_slices && all_read && empty && gpu.mig_enabled() {
-            // A reset takes all instances with it; and where somebody took them, nothing that ran is left either.
-            self.records_mut().for_each(|record| record.was_reset(began));
-        }
-        self.had_slices = !gpu.mig_devices.is_empty();
-    }
-
-    /// A look that does not have the GPU. Where everything was read, it has gone, and cannot come back as it was.
-    fn absent(&mut self, all_read: bool, began: Moment) {
-        self.says = Says::Nothing;
-        if all_read {
-            self.records_mut().for_each(|record| record.was_reset(began));
-        }
-    }
-
-    fn recover(&mut self, gpu: &Gpu, quiet: Duration, began: Moment, recovered: &mut Vec<Recovered>) {
-        let says = self.says;
-        let may = |record: &Record| record.is_sick() && says.allows(record) && record.may_end(quiet, began);
-        if let Some(record) = self.whole.as_mut().filter(|record| may(record)) {
-            recovered.push(Recovered { what: gpu_name(gpu), reasons: record.recover(began) });
-        }
-        for mig in gpu.mig_devices.iter().filter(|mig| mig.problem.is_none()) {
-            let slice = self.slices.iter_mut().find(|(slice, _)| slice.is_same(mig));
-            if let Some((_, record)) = slice.filter(|(_, record)| may(record)) {
-                recovered.push(Recovered { what: slice_name(gpu, mig), reasons: record.recover(began) });
-            }
-        }
-    }
-
-    /// Drops what is forgiven; whether anything is left.
-    fn prune(&mut self, now: Moment) -> bool {
-        self.whole.take_if(|record| record.is_forgiven(now));
-        self.slices.retain(|(_, record)| !record.is_forgiven(now));
-        self.whole.is_some() || !self.slices.is_empty()
-    }
-}
-
-fn gpu_name(gpu: &Gpu) -> String {
-    format!("GPU {} ({})", gpu.index, gpu.uuid)
-}
-
-fn gpu_and_slices(gpu: &Gpu) -> String {
-    match gpu.mig_devices.len() {
-        0 => gpu_name(gpu),
-        1 => format!("{} and its MIG device", gpu_name(gpu)),
-        count => format!("{} and its {count} MIG devices", gpu_name(gpu)),
-    }
-}
-
-fn slice_name(gpu: &Gpu, mig: &MigDevice) -> String {
-    format!("MIG device {}:{} ({})", gpu.index, mig.index, mig.uuid)
 }

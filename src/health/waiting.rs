@@ -1,4 +1,5 @@
-//! Events about instances that no inventory has shown yet: an instance can be made and fail before it is found.
+//! Events about instances that no inventory has shown yet: an instance can be made and fail before it is found, also in
+//! the place of another.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -34,6 +35,11 @@ impl Waiting {
             self.forgotten += 1;
         }
         self.events.push_back((event.clone(), heard));
+    }
+
+    /// Drops those that were heard before that.
+    pub(super) fn drop_before(&mut self, began: Moment) {
+        self.events.retain(|(_, heard)| *heard >= began);
     }
 
     /// All of them, to be tried again.

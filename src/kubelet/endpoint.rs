@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -90,6 +91,8 @@ pub struct Endpoint {
     offer: Arc<Offer>,
     status: Arc<EndpointStatus>,
     stopping: CancellationToken,
+    /// Whether the kubelet is not waited for at the end.
+    in_haste: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
@@ -106,11 +109,13 @@ impl Endpoint {
         let offer = Arc::new(Offer::new(resource, context.rules.clone(), context.paths.clone(), devices));
         let stopping = CancellationToken::new();
         let status = Arc::new(EndpointStatus::new());
+        let in_haste = Arc::new(AtomicBool::new(false));
         let keeper = Keeper {
             folder: context.folder.clone(),
             context,
             offer: Arc::clone(&offer),
             status: Arc::clone(&status),
+            in_haste: Arc::clone(&in_haste),
         };
         let stop = stopping.clone();
         let task = tokio::spawn(async move {
@@ -121,7 +126,7 @@ impl Endpoint {
             }
             keeper.run(stop).await;
         });
-        Self { offer, status, stopping, task }
+        Self { offer, status, stopping, in_haste, task }
     }
 
     /// Replaces the list; streams send it if it differs in what the kubelet is told.
@@ -149,15 +154,13 @@ impl Endpoint {
         self.offer.since_allocated(id)
     }
 
-    /// Ends the stream and the server, and removes the socket. What is served no more may be served again soon, and
+    /// Ends the stream and the server, and removes the socket. What is served no more may be served again at once, and
     /// then the kubelet has to be done with this registration; at the program's end (`for_good`) nobody waits for it.
     pub async fn stop(self, for_good: bool) {
+        self.in_haste.store(for_good, Ordering::Relaxed);
         self.stopping.cancel();
         if let Err(error) = self.task.await {
             warn!(resource = %self.offer.resource(), %error, "the endpoint's task failed");
-        }
-        if !for_good {
-            sleep(CLOSE_LIMIT).await;
         }
     }
 }
@@ -205,6 +208,7 @@ struct Keeper {
     folder: watch::Receiver<FolderState>,
     offer: Arc<Offer>,
     status: Arc<EndpointStatus>,
+    in_haste: Arc<AtomicBool>,
 }
 
 impl Keeper {
@@ -241,7 +245,12 @@ impl Keeper {
                     self.status.set(Registration::Registered);
                     let ended = self.wait(&server, &before, &name, &stopping).await;
                     if ended == Ended::Stopping {
-                        server.close(AT_EXIT).await;
+                        if self.in_haste.load(Ordering::Relaxed) {
+                            server.close(AT_EXIT).await;
+                        } else {
+                            server.close(CLOSE_LIMIT).await;
+                            sleep(CLEAN_UP).await;
+                        }
                         return;
                     }
                     why = ended.word();

@@ -32,6 +32,7 @@ mod socket;
 pub use endpoint::{Endpoint, EndpointStatus, Registration};
 pub use folder::{FolderState, watch_folder};
 pub use podresources::{Holding, PodResourcesError, holdings};
+pub use registration::is_alive;
 pub use socket::{SocketNames, sweep};
 
 #[allow(

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tonic::transport::Endpoint;
 
@@ -41,6 +42,11 @@ pub(super) async fn register(
     timeout(limit, ask(kubelet_socket, resource, endpoint))
         .await
         .unwrap_or_else(|_| Err(RegisterError::NoAnswer { socket: kubelet_socket.to_owned(), limit }))
+}
+
+/// Whether the kubelet accepts connections; one that ended may leave its socket's file behind.
+pub async fn is_alive(kubelet_socket: &Path) -> bool {
+    matches!(timeout(CONNECT_LIMIT, UnixStream::connect(kubelet_socket)).await, Ok(Ok(_)))
 }
 
 async fn ask(kubelet_socket: &Path, resource: &ResourceName, endpoint: &str) -> Result<(), RegisterError> {

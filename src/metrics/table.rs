@@ -44,7 +44,7 @@ impl Metric {
 use Kind::{Counter, Gauge, Histogram, Info};
 
 const REASONS: &str = "`reason`: empty for healthy devices; of several reasons the first; the words are those of \
-    [devices.md](devices.md)";
+    [http.md](http.md#reasons)";
 
 pub(crate) static DEVICES: Metric = Metric::new(
     Gauge,

@@ -81,6 +81,12 @@ impl DriverError {
         }
     }
 
+    /// Whether the kernel driver itself was gone or replaced, which no GPU outlives without a reset. All else may be over
+    /// in a moment without that anything happened to a GPU.
+    pub fn is_unloaded(&self) -> bool {
+        matches!(self, Self::NotLoaded { .. } | Self::VersionMismatch { .. })
+    }
+
     /// Whether it says the same as `other`, whichever call found it out.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         match (self, other) {
@@ -220,10 +226,14 @@ impl CallError {
     /// The driver, being old or this process having no privileges, does not answer this question: an
     /// expected silence, not a fault.
     pub(super) fn is_refusal(&self) -> bool {
+        self.is_not_supported() || self.is_no_permission()
+    }
+
+    /// The driver or the GPU has no answer to this question, whoever asks.
+    pub(super) fn is_not_supported(&self) -> bool {
         self.failure == Failure::NoSuchFunction
             || self.is(&[
                 sys::nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED,
-                sys::nvmlReturn_enum_NVML_ERROR_NO_PERMISSION,
                 sys::nvmlReturn_enum_NVML_ERROR_FUNCTION_NOT_FOUND,
             ])
     }

@@ -3,7 +3,7 @@
 //! There is one set of events for the node. A GPU that cannot be listened to does not touch the others; a set that
 //! fails is given up whole, and the session makes another one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -53,6 +53,8 @@ pub(super) struct Control {
 struct State {
     /// UUIDs of the GPUs to be listened to.
     wanted: Vec<String>,
+    /// Those that were not among them for a while.
+    were_away: HashSet<String>,
     /// Which of them is being registered.
     registering: Option<String>,
     stop: bool,
@@ -61,7 +63,11 @@ struct State {
 impl Control {
     /// Listens to these from now on.
     pub(super) fn want(&self, gpus: Vec<String>) {
-        lock(&self.state).wanted = gpus;
+        let mut state = lock(&self.state);
+        let before = std::mem::replace(&mut state.wanted, gpus);
+        let gone: Vec<String> = before.into_iter().filter(|gpu| !state.wanted.contains(gpu)).collect();
+        state.were_away.extend(gone);
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -87,7 +93,7 @@ impl Control {
 pub(super) enum End {
     /// It was told to.
     Stopped,
-    /// The set listens to a GPU that it should not listen to any more.
+    /// A GPU is back whose registration may not hold any more.
     Outdated,
     /// A call failed that is about the set as a whole.
     Failed(CallError),
@@ -121,7 +127,13 @@ impl Listener {
             unknown: Throttle::default(),
         };
         let end = listening.run();
-        if let Err(error) = self.calls.ask("nvmlEventSetFree", || set.free()) {
+        // A thread that was given up on and has come back may call nothing else, but would leave the set behind.
+        let freed = if self.calls.is_given_up() {
+            set.free()
+        } else {
+            self.calls.ask("nvmlEventSetFree", || set.free())
+        };
+        if let Err(error) = freed {
             tracing::debug!(%error, "the event set is left to NVML's end");
         }
         end
@@ -142,11 +154,13 @@ struct Listening<'a, 'nvml> {
 impl<'nvml> Listening<'_, 'nvml> {
     fn run(&mut self) -> End {
         loop {
-            let State { wanted, stop, .. } = lock(&self.listener.control.state).clone();
+            let State { wanted, were_away, stop, .. } = lock(&self.listener.control.state).clone();
             if stop {
                 return End::Stopped;
             }
-            if self.by_handle.values().any(|gpu| !wanted.contains(gpu)) {
+            // A GPU that cannot be read stays in the set, for a new one would miss what happens to the others just then.
+            // When it is back, what was registered before may not hold any more.
+            if self.by_handle.values().any(|gpu| were_away.contains(gpu) && wanted.contains(gpu)) {
                 return End::Outdated;
             }
             if let Err(error) = self.register_all(&wanted) {

@@ -160,6 +160,29 @@ impl DeviceId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether it is a UUID as the driver gives them, or a replica's of one: `GPU-…`, `MIG-…`, or the old
+    /// `MIG-GPU-…/gi/ci`, with `::n` behind a replica's.
+    pub fn is_the_drivers(&self) -> bool {
+        let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let (uuid, replica) = self.0.split_once("::").unwrap_or((&self.0, "0"));
+        let gpu = |text: &str| text.strip_prefix("GPU-").is_some_and(is_uuid);
+        let is_device = match uuid.strip_prefix("MIG-") {
+            None => gpu(uuid),
+            Some(rest) => {
+                let parts: Vec<_> = rest.split('/').collect();
+                is_uuid(rest) || matches!(parts[..], [of, gi, ci] if gpu(of) && number(gi) && number(ci))
+            }
+        };
+        is_device && number(replica)
+    }
+}
+
+/// Whether the text has the form of a UUID.
+fn is_uuid(text: &str) -> bool {
+    let parts: Vec<_> = text.split('-').collect();
+    let hexadecimal = |part: &&str| part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    parts.iter().map(|part| part.len()).eq([8, 4, 4, 4, 12]) && parts.iter().all(hexadecimal)
 }
 
 impl fmt::Display for DeviceId {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use super::sharing::SHARED;
 use super::{DeviceSpecs, MigStrategy, ResourceName};
 use crate::inventory::Profile;
 
@@ -171,6 +172,20 @@ impl DeviceListStrategy {
     /// Whether a container runtime is told by CDI names.
     pub fn is_cdi(self) -> bool {
         matches!(self, Self::CdiAnnotations | Self::CdiCri)
+    }
+}
+
+impl OfferPolicy {
+    /// Whether this configuration gives the name to some device on some node, or NVIDIA's plugin does by default.
+    pub fn may_offer(&self, name: &ResourceName) -> bool {
+        let whole = name.as_str();
+        let plain = whole.strip_suffix(SHARED).unwrap_or(whole);
+        let given = self.gpus.iter().chain(&self.mig).map(|pattern| &pattern.name);
+        let shared =
+            self.time_slicing.resources.iter().flat_map(|shared| shared.rename.iter().chain([&shared.name]));
+        plain == ResourceName::gpu().as_str()
+            || plain.starts_with("nvidia.com/mig-")
+            || given.chain(shared).any(|given| given.as_str() == plain || given == name)
     }
 }
 

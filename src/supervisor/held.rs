@@ -40,8 +40,13 @@ impl Held {
         self.ask_now()
     }
 
+    /// Whether it is time for another question after one that had no answer.
+    pub(super) fn ask_soon(&mut self) -> bool {
+        self.asked.is_none_or(|asked| asked.elapsed() >= ASK_AGAIN) && self.ask_now()
+    }
+
     /// Whether a question can be put, which then counts as put.
-    pub(super) fn ask_now(&mut self) -> bool {
+    fn ask_now(&mut self) -> bool {
         let free = !self.waiting;
         if free {
             self.waiting = true;

@@ -24,7 +24,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 mod held;
 mod outlook;
@@ -40,7 +40,7 @@ use self::serving::Serving;
 pub use self::snapshot::{Served, Snapshot};
 use crate::cdi::Cdi;
 use crate::health::HealthPolicy;
-use crate::kubelet::{Context, EndpointEvent, Holding, PodResourcesError, holdings};
+use crate::kubelet::{Context, EndpointEvent, Holding, PodResourcesError, holdings, is_alive};
 use crate::metrics::Metrics;
 use crate::nvml::{DriverError, Report, Session};
 use crate::resource::allocate::Rules;
@@ -94,6 +94,8 @@ pub enum Command {
     Hold,
     /// Use it again (SIGUSR2).
     Resume,
+    /// End, so that other parts can begin with what these have served.
+    StartOver,
 }
 
 /// Where events come from.
@@ -141,6 +143,8 @@ pub enum Ended {
     /// The driver's library that is loaded is not the one on disk, and cannot be unloaded: only a new process image
     /// can load the other one.
     StaleLibrary(PathBuf),
+    /// As told, and what was served is served again at once ([`Command::StartOver`]).
+    ToStartOver,
 }
 
 /// Everything that happens to the supervisor.
@@ -148,7 +152,8 @@ enum Event {
     Report(Report),
     Command(Command),
     Stale(EndpointEvent),
-    Held(Result<Vec<Holding>, PodResourcesError>),
+    /// What pods hold, and whether the kubelet accepts connections.
+    Held(Result<Vec<Holding>, PodResourcesError>, bool),
     Pulse(Pulse),
     Tick,
 }
@@ -168,22 +173,27 @@ pub async fn run(
     let grace = reload.policy.removal_grace;
     let driver_root = context.paths.driver_root.clone();
     let metrics = context.metrics.clone();
+    let kubelet_socket = context.kubelet_socket.clone();
+    let mut folder = context.folder.clone();
     let mut supervisor = Supervisor {
         outlook: Outlook::new(reload.policy, cdi, by_cdi, knowledge),
         serving: Serving::new(Context { rules: reload.rules, ..context }, grace, ledger),
         outside,
         driver_root,
         metrics,
+        stale: None,
     };
     let (held_sender, mut held) = mpsc::channel(1);
     let ended = loop {
         if supervisor.serving.has_a_question() {
             let sender = held_sender.clone();
             let socket = supervisor.outlook.policy().pod_resources_socket.clone();
+            let kubelet_socket = kubelet_socket.clone();
             // Bounded by its own time-outs; the channel has room for the one question under way.
             tokio::spawn(async move {
                 let answer = holdings(&socket).await;
-                if sender.send(answer).await.is_err() {
+                let alive = answer.is_ok() || is_alive(&kubelet_socket).await;
+                if sender.send((answer, alive)).await.is_err() {
                     debug!("the supervisor has ended");
                 }
             });
@@ -197,7 +207,8 @@ pub async fn run(
             },
             Some(event) = inputs.endpoints.recv() => Event::Stale(event),
             Some(command) = inputs.commands.recv() => Event::Command(command),
-            Some(answer) = held.recv() => Event::Held(answer),
+            Some((answer, alive)) = held.recv() => Event::Held(answer, alive),
+            Ok(()) = folder.changed(), if supervisor.serving.waits_for_kubelet() => Event::Tick,
             Some(asker) = inputs.pulse.recv() => Event::Pulse(asker),
             () = sleep(pause.unwrap_or_default()), if pause.is_some() => Event::Tick,
         };
@@ -215,7 +226,8 @@ pub async fn run(
         supervisor.apply();
     };
     carried.knowledge = supervisor.outlook.into_knowledge();
-    carried.ledger = supervisor.serving.stop().await;
+    let for_good = !matches!(ended, Ok(Ended::ToStartOver | Ended::StaleLibrary(_)));
+    carried.ledger = supervisor.serving.stop(for_good).await;
     ended
 }
 
@@ -229,6 +241,8 @@ struct Supervisor<'a> {
     outside: Outside<'a>,
     driver_root: PathBuf,
     metrics: Metrics,
+    /// The library that was found to be stale while the driver was left alone.
+    stale: Option<PathBuf>,
 }
 
 impl Supervisor<'_> {
@@ -248,20 +262,34 @@ impl Supervisor<'_> {
                 if !self.outlook.is_known() && self.outlook.policy().fail_on_init_error {
                     return Some(Err(SupervisorError::NoDriver(error)));
                 }
-                self.outlook.take_no_driver(error.to_string());
+                self.outlook.take_no_driver(error.to_string(), error.is_unloaded());
                 false
             }
-            Event::Report(Report::StaleLibrary(library)) => return Some(Ok(Ended::StaleLibrary(library))),
-            Event::Report(Report::OnHold) => {
+            Event::Report(Report::StaleLibrary(library)) => {
+                if !self.outlook.is_on_hold() {
+                    return Some(Ok(Ended::StaleLibrary(library)));
+                }
+                // A new image would open the driver.
+                self.stale = Some(library);
+                false
+            }
+            Event::Report(Report::OnHold { closed: true }) => {
                 info!("on hold: NVML is shut down, and no device is offered; SIGUSR2 goes on");
+                false
+            }
+            Event::Report(Report::OnHold { closed: false }) => {
+                warn!(
+                    "on hold, but a call that hangs keeps NVML open; no device is offered, and a line follows when it \
+                     is shut down; SIGUSR2 goes on"
+                );
                 false
             }
             Event::Stale(EndpointEvent::Stale { resource, device }) => {
                 info!(%resource, %device, "a listed device may not be what it was; looking at the driver again");
                 true
             }
-            Event::Held(answer) => {
-                self.serving.take_held(answer);
+            Event::Held(answer, alive) => {
+                self.serving.take_held(answer, alive);
                 false
             }
             Event::Command(Command::Reload(reload)) => {
@@ -277,7 +305,11 @@ impl Supervisor<'_> {
                 self.outside.session.hold();
                 false
             }
+            Event::Command(Command::StartOver) => return Some(Ok(Ended::ToStartOver)),
             Event::Command(Command::Resume) => {
+                if let Some(library) = self.stale.take() {
+                    return Some(Ok(Ended::StaleLibrary(library)));
+                }
                 self.outlook.end_hold();
                 self.outside.session.resume();
                 false
@@ -302,7 +334,11 @@ impl Supervisor<'_> {
     }
 
     fn apply(&mut self) {
-        let served = self.serving.apply(self.outlook.wanted(), self.outlook.is_known());
+        if !self.outlook.is_heard() {
+            return;
+        }
+        let (wanted, offer) = (self.outlook.wanted(), &self.outlook.policy().offer);
+        let served = self.serving.apply(wanted, self.outlook.is_known(), offer);
         if self.outlook.take_changed() || served {
             self.outside.show.send_replace(Some(Arc::new(self.snapshot())));
         }

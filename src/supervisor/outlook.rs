@@ -43,8 +43,8 @@ enum Hold {
     No,
     /// SIGUSR1 came.
     Yes,
-    /// SIGUSR2 came, and the first look after it has not ended.
-    Ending,
+    /// SIGUSR2 came then, and no look that began after it has ended.
+    Ending(Instant),
 }
 
 /// All that follows from it for what should be offered.
@@ -58,6 +58,8 @@ pub(super) struct Outlook {
     /// Why there is no driver, while there is none.
     no_driver: Option<String>,
     hold: Hold,
+    /// Whether the session has said anything: what is known from another one may not be true any more.
+    heard: bool,
     /// When the driver was last asked whether something is well again.
     looked: Option<Instant>,
     /// What the strategy makes of the node.
@@ -79,6 +81,7 @@ impl Outlook {
             known,
             no_driver: None,
             hold: Hold::No,
+            heard: false,
             looked: None,
             resolved: ResourceSet::default(),
             wanted: ResourceSet::default(),
@@ -124,6 +127,11 @@ impl Outlook {
         gpus.map(|gpu| (gpu.uuid.clone(), rule_for(gpu, &self.policy.health))).collect()
     }
 
+    /// Whether it is known how things are with the driver at the moment.
+    pub(super) fn is_heard(&self) -> bool {
+        self.heard
+    }
+
     /// Whether the driver has ever said what there is.
     pub(super) fn is_known(&self) -> bool {
         self.known.inventory.is_some()
@@ -138,18 +146,22 @@ impl Outlook {
 
     /// Takes a look at the driver that began at `began`.
     pub(super) fn take_inventory(&mut self, inventory: Inventory, began: Instant) {
+        self.heard = true;
         let previous = self.known.inventory.take();
         let first = previous.is_none();
         let inventory = match &previous {
             Some(previous) => inventory.with_unreadable_from(previous),
             None => inventory,
         };
+        let looked = began;
         let began = Moment(began.saturating_duration_since(self.known.epoch));
-        told::findings(&self.known.health.take_inventory(&inventory, &self.policy.health, began));
+        let findings = self.known.health.take_inventory(&inventory, &self.policy.health, began);
+        told::findings(&findings);
+        self.told.of_unplaced(&findings);
         let changed = previous.as_deref() != Some(&inventory) || self.no_driver.is_some();
         self.known.inventory = Some(Arc::new(inventory));
         self.no_driver = None;
-        if self.hold == Hold::Ending {
+        if matches!(self.hold, Hold::Ending(since) if looked >= since) {
             info!("the driver is in use again");
             self.hold = Hold::No;
             self.changed = true;
@@ -199,14 +211,15 @@ impl Outlook {
         }
     }
 
-    /// There is no driver at the moment.
-    pub(super) fn take_no_driver(&mut self, why: String) {
-        self.changed |= self.no_driver.as_ref() != Some(&why);
+    /// There is no driver at the moment; with `unloaded`, because the kernel driver has gone or was replaced.
+    pub(super) fn take_no_driver(&mut self, why: String, unloaded: bool) {
+        self.changed |= self.no_driver.as_ref() != Some(&why) || matches!(self.hold, Hold::Ending(_));
+        self.heard = true;
         self.no_driver = Some(why);
-        if self.hold == Hold::Ending {
+        if let Hold::Ending(_) = self.hold {
             self.hold = Hold::No;
         }
-        self.known.health.driver_gone();
+        self.known.health.driver_gone(unloaded);
         self.mark();
     }
 
@@ -220,7 +233,7 @@ impl Outlook {
     /// SIGUSR2. What was offered is offered again when the driver has said what there is.
     pub(super) fn end_hold(&mut self) {
         if self.hold == Hold::Yes {
-            self.hold = Hold::Ending;
+            self.hold = Hold::Ending(Instant::now());
         }
     }
 
@@ -268,7 +281,7 @@ impl Outlook {
     fn mark(&mut self) {
         let mut wanted = self.resolved.clone();
         let for_all = match (&self.no_driver, self.hold) {
-            (_, Hold::Yes | Hold::Ending) => Some(Reason::OnHold),
+            (_, Hold::Yes | Hold::Ending(_)) => Some(Reason::OnHold),
             (Some(why), Hold::No) => Some(Reason::NoDriver(why.clone())),
             (None, Hold::No) => None,
         };

@@ -136,7 +136,7 @@ impl Life {
             Step::Driver(there) => {
                 self.driver = there;
                 if !there {
-                    self.health.driver_gone();
+                    self.health.driver_gone(true);
                 }
             }
             Step::MayLeave(may) => self.may_leave = may,

@@ -12,6 +12,7 @@ use super::snapshot::Served;
 use crate::kubelet::{Context, Endpoint, Holding, PodResourcesError};
 use crate::resource::allocate::Rules;
 use crate::resource::ledger::{Change, Ledger};
+use crate::resource::policy::OfferPolicy;
 use crate::resource::{Device, DeviceId, ResourceName, ResourceSet};
 
 /// How long a list that says `Unhealthy` stands before the device may be left out, so that the kubelet sees both.
@@ -29,6 +30,22 @@ const FIRST_ANSWER: Duration = Duration::from_secs(1);
 /// All endpoints end within this time at exit, or are left to the end of the process.
 const EXIT_LIMIT: Duration = Duration::from_millis(800);
 
+/// All endpoints have ended their registrations within this time, when others take their places at once.
+const CHANGE_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long a kubelet whose socket's file is there and who does not answer is left alone.
+const DEAD_KUBELET: Duration = Duration::from_secs(1);
+
+/// Whether lists are served at all. The first ones have to have in them what pods hold: the kubelet crashes where a
+/// device of a running pod is missing.
+enum Gate {
+    /// There is no kubelet to be told, as far as was tried before this moment.
+    NoKubelet(Instant),
+    /// It has to say what pods hold, and has so long for it.
+    Asking(Instant),
+    Open,
+}
+
 /// The lists, the endpoints that serve them, and what is known of the pods that hold devices.
 pub(super) struct Serving {
     context: Context,
@@ -39,8 +56,9 @@ pub(super) struct Serving {
     held: Held,
     /// What pods held when the kubelet first said so, until it is listed.
     found_held: Option<Vec<Holding>>,
-    /// Until when nothing is served, because the kubelet has not yet said what pods hold.
-    wait_until: Option<Instant>,
+    gate: Gate,
+    /// Whether the endpoints of `ledger` were started.
+    begun: bool,
     started: Instant,
     /// A device that was handed out less than this ago is not left out of the list.
     removal_grace: Duration,
@@ -49,24 +67,20 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// Serves what `ledger` lists: nothing, or what was served before a configuration that fixes other things.
+    /// Serves nothing yet, and begins with `ledger`: nothing, or what was served before a configuration that fixes other
+    /// things.
     pub(super) fn new(context: Context, removal_grace: Duration, ledger: Ledger) -> Self {
-        let start = |(name, devices): (&ResourceName, &Vec<Device>)| {
-            let endpoint = Endpoint::start(context.clone(), name.clone(), devices.clone(), None);
-            (name.clone(), endpoint)
-        };
-        let endpoints = ledger.lists().iter().map(start).collect();
-        let kubelet_is_there = context.folder.borrow().kubelet.is_some();
         let started = Instant::now();
         Self {
             context,
             ledger,
-            endpoints,
+            endpoints: BTreeMap::new(),
             leaving_since: HashMap::new(),
             empty_since: HashMap::new(),
             held: Held::default(),
             found_held: None,
-            wait_until: kubelet_is_there.then(|| started + FIRST_ANSWER),
+            gate: Gate::NoKubelet(started),
+            begun: false,
             started,
             removal_grace,
             stops: HashMap::new(),
@@ -90,25 +104,50 @@ impl Serving {
 
     /// How long nothing needs to be looked at; `None`: for ever.
     pub(super) fn pause(&self) -> Option<Duration> {
-        let first = self.wait_until.map(|until| until.saturating_duration_since(Instant::now()));
-        let moves = !self.leaving_since.is_empty() || !self.empty_since.is_empty();
-        let tick = (moves || self.held.is_awaited()).then_some(TICK);
-        first.into_iter().chain(tick).min()
+        let until = |moment: Instant| moment.saturating_duration_since(Instant::now());
+        match self.gate {
+            Gate::NoKubelet(_) if self.context.folder.borrow().kubelet.is_none() => None,
+            Gate::NoKubelet(again) => Some(until(again)),
+            Gate::Asking(limit) => Some(until(limit).min(TICK)),
+            Gate::Open => {
+                let moves = !self.leaving_since.is_empty() || !self.empty_since.is_empty();
+                (moves || self.held.is_awaited()).then_some(TICK)
+            }
+        }
+    }
+
+    /// Whether nothing goes on before there is a kubelet.
+    pub(super) fn waits_for_kubelet(&self) -> bool {
+        matches!(self.gate, Gate::NoKubelet(_))
     }
 
     /// Whether the kubelet has to be asked now what pods hold: at the start, and when a device waits to be let go.
     pub(super) fn has_a_question(&mut self) -> bool {
-        if self.wait_until.is_some() && self.held.ask_now() {
-            return true;
+        let now = Instant::now();
+        if let Gate::NoKubelet(again) = self.gate {
+            if self.context.folder.borrow().kubelet.is_none() || again > now {
+                return false;
+            }
+            self.gate = Gate::Asking(now + FIRST_ANSWER);
+        }
+        if let Gate::Asking(_) = self.gate {
+            return self.held.ask_soon();
         }
         let first = (!self.held.is_known()).then_some(self.started);
         let Some(newest) = self.leaving_since.values().copied().chain(first).max() else { return false };
         self.is_watched() && self.held.ask(newest)
     }
 
-    /// Takes the kubelet's answer, or that there was none.
-    pub(super) fn take_held(&mut self, answer: Result<Vec<Holding>, PodResourcesError>) {
-        self.wait_until = None;
+    /// Takes the kubelet's answer, or that there was none. `alive`: whether it accepts connections at all.
+    pub(super) fn take_held(&mut self, answer: Result<Vec<Holding>, PodResourcesError>, alive: bool) {
+        if let Gate::Asking(_) = self.gate {
+            if answer.is_ok() {
+                self.gate = Gate::Open;
+            } else if !alive {
+                // It has left its socket's file behind.
+                self.gate = Gate::NoKubelet(Instant::now() + DEAD_KUBELET);
+            }
+        }
         let first = !self.held.is_known();
         let watched = self.is_watched();
         self.held.take(answer, watched);
@@ -129,21 +168,24 @@ impl Serving {
 
     /// Moves what is served towards `wanted`; whether something changed. `known`: whether the driver has said what there
     /// is.
-    pub(super) fn apply(&mut self, wanted: &ResourceSet, known: bool) -> bool {
-        if self.wait_until.is_some_and(|until| until > Instant::now()) {
-            return false;
+    pub(super) fn apply(&mut self, wanted: &ResourceSet, known: bool, offer: &OfferPolicy) -> bool {
+        match self.gate {
+            Gate::NoKubelet(_) => return false,
+            Gate::Asking(limit) if limit > Instant::now() => return false,
+            Gate::Asking(_) | Gate::Open => self.gate = Gate::Open,
         }
-        self.wait_until = None;
         let mut before = self.ledger.clone();
         if known && let Some(holdings) = self.found_held.take() {
-            before.keep_held(holdings.into_iter().filter_map(of_ours), wanted);
+            before.keep_held(holdings.into_iter().filter_map(|holding| of_ours(holding, offer)), wanted);
         }
         let next = before.step(
             wanted,
             |name, id| self.may_leave(name, id),
             |name| self.empty_since.get(name).is_some_and(|since| since.elapsed() >= LINGER),
         );
-        let steps = self.ledger.diff(&next);
+        // What a former round has served has no endpoints in this one.
+        let steps = if self.begun { self.ledger.diff(&next) } else { Ledger::default().diff(&next) };
+        self.begun = true;
         let changed = !steps.is_empty();
         for change in steps {
             log(&change, &self.ledger);
@@ -194,25 +236,25 @@ impl Serving {
         }
     }
 
-    /// Ends all endpoints, and gives back what was listed.
-    pub(super) async fn stop(mut self) -> Ledger {
+    /// Ends all endpoints, and gives back what was listed. `for_good`: nobody takes their places at once.
+    pub(super) async fn stop(mut self, for_good: bool) -> Ledger {
         let mut stops = JoinSet::new();
         for endpoint in std::mem::take(&mut self.endpoints).into_values() {
-            stops.spawn(endpoint.stop(true));
+            stops.spawn(endpoint.stop(for_good));
         }
         let all = async { while stops.join_next().await.is_some() {} };
-        if timeout(EXIT_LIMIT, all).await.is_err() {
+        if timeout(if for_good { EXIT_LIMIT } else { CHANGE_LIMIT }, all).await.is_err() {
             warn!("some endpoints did not end in time");
         }
         self.ledger
     }
 }
 
-/// A device that this program, or NVIDIA's before it, has handed out: nobody else's IDs look like that.
-fn of_ours(holding: Holding) -> Option<(ResourceName, DeviceId)> {
-    let id = holding.device.as_str();
-    let is_ours = id.starts_with("GPU-") || id.starts_with("MIG-");
-    is_ours.then(|| holding.resource.parse().ok()).flatten().map(|name| (name, holding.device))
+/// A device that this program, or NVIDIA's before it, has handed out: the name is one that they give, and the ID one of
+/// the driver's. Other plugins share GPUs under IDs that only begin like that, and under names of their own.
+fn of_ours(holding: Holding, offer: &OfferPolicy) -> Option<(ResourceName, DeviceId)> {
+    let name: ResourceName = holding.resource.parse().ok()?;
+    (offer.may_offer(&name) && holding.device.is_the_drivers()).then_some((name, holding.device))
 }
 
 /// One line per resource that changes, and one per device that turns unhealthy or well again.

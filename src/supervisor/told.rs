@@ -9,7 +9,7 @@ use crate::health::{Findings, HealthEvent, HealthPolicy, Recovered, Sickness, ru
 use crate::inventory::Inventory;
 use crate::resource::{MigStrategy, ResourceSet};
 
-/// The least time between two lines about events that do not count.
+/// The least time between two lines about events that make nothing sick.
 const IGNORED_PAUSE: Duration = Duration::from_secs(1);
 
 /// What has been told.
@@ -19,6 +19,8 @@ pub(super) struct Told {
     sees_instances: Option<bool>,
     nothing_to_offer: bool,
     ignored: Option<Instant>,
+    /// Events about unknown instances that nobody was told of, and when somebody last was.
+    unplaced: (usize, Option<Instant>),
 }
 
 impl Told {
@@ -38,8 +40,9 @@ impl Told {
             None => return,
             Some(true) => info!("errors are attributed to single MIG devices"),
             Some(false) => warn!(
-                "errors are attributed to whole GPUs only: the driver tells of single MIG devices only those who may use \
-                 its capability mig/monitor (/dev/nvidia-caps/nvidia-cap2) or have CAP_SYS_ADMIN"
+                "errors are attributed to whole GPUs only, since the driver does not let this process ask for single \
+                 instances: that takes CAP_SYS_ADMIN, or access to its capability mig/monitor \
+                 (/dev/nvidia-caps/nvidia-cap2)"
             ),
         }
         self.sees_instances = inventory.sees_instances;
@@ -58,6 +61,22 @@ impl Told {
             warn!(%strategy, "this node has nothing to offer under this strategy");
         }
         self.nothing_to_offer = nothing;
+    }
+
+    /// Events that named instances which the driver does not have.
+    pub(super) fn of_unplaced(&mut self, findings: &Findings) {
+        let (untold, last) = &mut self.unplaced;
+        *untold += findings.unplaced.len() + findings.forgotten;
+        let quiet = last.is_none_or(|last| last.elapsed() >= IGNORED_PAUSE);
+        if let (Some(event), true) = (findings.unplaced.last(), quiet) {
+            let HealthEvent { gpu_uuid: gpu, kind, gpu_instance: gi, compute_instance: ci, .. } = event;
+            let events = std::mem::take(untold);
+            *last = Some(Instant::now());
+            warn!(
+                gpu, %kind, gi, ci, events,
+                "an event named an instance that the driver does not have; nothing follows from it"
+            );
+        }
     }
 
     /// An event that does not count.
@@ -81,12 +100,5 @@ pub(super) fn findings(findings: &Findings) {
     for Recovered { what, reasons } in &findings.recovered {
         let reasons: Vec<_> = reasons.iter().map(ToString::to_string).collect();
         info!(what, was = reasons.join("; "), "well again");
-    }
-    for event in &findings.unplaced {
-        let HealthEvent { gpu_uuid: gpu, kind, gpu_instance: gi, compute_instance: ci, .. } = event;
-        warn!(gpu, %kind, gi, ci, "an event named an instance that the driver does not have; nothing follows from it");
-    }
-    if findings.forgotten > 0 {
-        warn!(events = findings.forgotten, "too many events named instances that the driver does not have");
     }
 }

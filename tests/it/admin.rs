@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::http::ANYWHERE;
+use crate::http::{ANYWHERE, Answer};
 use crate::rig::{GPU, Rig, mig, wait_until};
 
 fn description() -> Description {
@@ -65,9 +65,10 @@ async fn it_is_ready_while_every_resource_is_registered() {
     let told = rig.plugin.get("/readyz").await.body;
     assert!(told.contains("nvidia.com/gpu: registered, 2 devices"), "{told}");
     rig.kubelet.stop().await.unwrap();
-    let told =
-        rig.plugin.wait_for("/readyz", |answer| answer.status == 503, "a missing kubelet to show").await;
-    assert!(told.body.contains("nvidia.com/mig-2g.20gb: not registered: "), "{told:?}");
+    let missing = |answer: &Answer| {
+        answer.status == 503 && answer.body.contains("nvidia.com/mig-2g.20gb: not registered: ")
+    };
+    rig.plugin.wait_for("/readyz", missing, "a missing kubelet to show").await;
     assert_eq!(
         rig.plugin.get("/livez").await.status,
         200,
@@ -103,7 +104,7 @@ async fn devices_are_told_with_their_health_and_who_holds_them() {
     ready(&rig).await;
     rig.kubelet.run_pod(PodSpec::new("training").container("main").limit(mig("2g.20gb"), 1)).await.unwrap();
     // The kubelet is asked every 10 s at most, and was asked already.
-    let held = |answer: &crate::http::Answer| answer.body.contains("\"pod\": \"training\"");
+    let held = |answer: &Answer| answer.body.contains("\"pod\": \"training\"");
     let answer = rig.plugin.wait_for("/devices", held, "the pod to show").await;
     let json: Value = serde_json::from_str(&answer.body).unwrap();
     assert_eq!(json["gpus"].as_array().unwrap().len(), 3);
@@ -163,7 +164,7 @@ async fn registrations_and_restarts_of_the_kubelet_are_counted() {
     ready(&rig).await;
     rig.kubelet.restart().await.unwrap();
     ready(&rig).await;
-    let restarted = |answer: &crate::http::Answer| {
+    let restarted = |answer: &Answer| {
         answer
             .body
             .contains("registrations_total{resource=\"nvidia.com/gpu\",reason=\"kubelet_restarted\"} 1\n")
@@ -321,7 +322,7 @@ async fn write_a_scrape() {
     rig.kubelet.allocate_ids(GPU, &["nobody"]).await.unwrap_err();
     rig.node.update(|node| node.faults.push(Fault::error("*", "GPU_IS_LOST").on_gpu(2))).unwrap();
     rig.kubelet.wait_for_capacity(GPU, 2, 1).await.unwrap();
-    let held = |answer: &crate::http::Answer| answer.body.contains("training");
+    let held = |answer: &Answer| answer.body.contains("training");
     std::fs::write(file, rig.plugin.wait_for("/metrics", held, "the pod to show").await.body).unwrap();
     rig.finish().await;
 }

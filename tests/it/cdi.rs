@@ -1,9 +1,10 @@
 //! The CDI specification that the plugin keeps, as a container runtime would read it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use fake_kubelet::Device;
 use fake_nvml::Description;
 use serde_json::Value;
 
@@ -41,6 +42,9 @@ async fn every_device_is_described_before_the_kubelet_hears_of_it() {
     assert!(names(&folder).contains("all") && names(&folder).contains("0:1"));
     rig.node.update(|node| node.set_mig(0, &["2g.20gb"; 3])).unwrap();
     rig.kubelet.wait_for_resource(&mig("2g.20gb")).await.unwrap();
+    // The lists of two resources reach the kubelet in no certain order.
+    let all_sick = |devices: &BTreeMap<String, Device>| devices.values().all(|device| !device.healthy);
+    rig.kubelet.wait_for_devices(&mig("1g.10gb"), all_sick).await.unwrap();
     described(&rig);
     rig.wait_for_counts(&[(GPU, 1), (&mig("2g.20gb"), 3)]).await;
     let uuid = rig.node.gpus().unwrap()[0].mig[2].uuid.clone();

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use fake_kubelet::{FakeKubelet, PodSpec};
-use fake_nvml::{Description, Node};
+use fake_nvml::{Description, Event, Node};
 
 use crate::rig::{GPU, Plugin, Rig, kubelet, mig, wait_until};
 
@@ -137,6 +137,29 @@ async fn a_layout_change_meets_a_kubelet_restart() {
 }
 
 #[tokio::test]
+async fn layouts_change_all_through_kubelet_restarts() {
+    let rig = Rig::mixed(&two_gpus()).await;
+    rig.wait_for_counts(&[(GPU, 1), (&mig("1g.10gb"), 2)]).await;
+    let restarts = async {
+        for _ in 0..4 {
+            rig.kubelet.restart().await.unwrap();
+            rig.kubelet.wait_for(|view| view.serves(GPU), "the whole GPU").await.unwrap();
+        }
+    };
+    let changes = async {
+        for round in 0..40 {
+            let layout: &[&str] = if round % 2 == 0 { &["3g.40gb", "2g.20gb"] } else { &["1g.10gb"; 2] };
+            rig.node.update(|node| node.set_mig(0, layout)).unwrap();
+            rig.node.send(&Event::mig_config_change()).unwrap();
+            tokio::time::sleep(Duration::from_millis(40)).await;
+        }
+    };
+    tokio::join!(restarts, changes);
+    rig.wait_for_counts(&[(GPU, 1), (&mig("1g.10gb"), 2)]).await;
+    rig.finish().await;
+}
+
+#[tokio::test]
 async fn a_second_instance_takes_over_and_hands_back() {
     let rig = Rig::mixed(&two_gpus()).await;
     let counts = [(GPU, 1), (&*mig("1g.10gb"), 2)];
@@ -149,8 +172,7 @@ async fn a_second_instance_takes_over_and_hands_back() {
     assert!(second.exit().await.success());
     // The kubelet has stopped whichever endpoint was current; the first instance has to say that it is there.
     rig.wait_for_counts(&counts).await;
-    assert_eq!(rig.sockets().len(), 2);
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    wait_until(|| rig.sockets().len() == 2, "the sockets of the first instance alone").await;
     rig.wait_for_counts(&counts).await;
     rig.finish().await;
 }

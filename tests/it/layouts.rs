@@ -107,8 +107,9 @@ async fn a_resource_that_comes_back_just_after_it_ended_waits_for_the_kubelet() 
     let ended = std::time::Instant::now();
     rig.node.update(|node| node.set_mig(0, &["1g.10gb"])).unwrap();
     rig.kubelet.wait_for_registrations(&resource, 2).await.unwrap();
-    // The kubelet's clean-up after the old stream would take a registration down that comes too early.
-    assert!(ended.elapsed() >= Duration::from_secs(1), "registered again after {:?}", ended.elapsed());
+    // The kubelet's clean-up after the old stream would take a registration down that comes before it has closed its
+    // connection, or just after that.
+    assert!(ended.elapsed() >= Duration::from_millis(100), "registered again after {:?}", ended.elapsed());
     rig.wait_for_counts(&[(&resource, 1)]).await;
     rig.finish().await;
 }

@@ -11,6 +11,7 @@
 
 mod admin;
 mod allocation;
+mod anew;
 mod cdi;
 mod command_line;
 mod config;

@@ -2,12 +2,12 @@
 
 use fake_kubelet::api::device_plugin_client::DevicePluginClient;
 use fake_kubelet::api::{AllocateRequest, ContainerAllocateRequest, Empty};
-use fake_nvml::Description;
+use fake_nvml::{Description, Event};
 use tokio::net::UnixStream;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::rig::{GPU, Rig};
+use crate::rig::{GPU, Rig, wait_until};
 
 async fn connect(rig: &Rig) -> Result<DevicePluginClient<Channel>, tonic::transport::Error> {
     let socket = rig.plugin_folder().join(&rig.kubelet.registrations()[0].endpoint);
@@ -39,6 +39,21 @@ async fn two_streams_get_the_same_lists() {
     let marked = stream.message().await.unwrap().unwrap().devices;
     assert_eq!(marked.iter().filter(|device| device.health == "Unhealthy").count(), 1);
     assert_eq!(stream.message().await.unwrap().unwrap().devices.len(), 1);
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn two_streams_hear_of_an_error() {
+    let rig = Rig::start(&Description::h100s(2), &["--health-recovery=off"]).await;
+    rig.wait_for_counts(&[(GPU, 2)]).await;
+    let mut stream = connect(&rig).await.unwrap().list_and_watch(Empty {}).await.unwrap().into_inner();
+    assert_eq!(stream.message().await.unwrap().unwrap().devices.len(), 2);
+    let listens = || rig.node.counters().unwrap().get("nvmlEventSetWait_v2").copied().unwrap_or(0) > 0;
+    wait_until(listens, "the plugin to listen for events").await;
+    rig.node.send(&Event::xid(79).on_gpu(1)).unwrap();
+    rig.kubelet.wait_for_capacity(GPU, 2, 1).await.unwrap();
+    let sick = stream.message().await.unwrap().unwrap().devices;
+    assert_eq!(sick.iter().filter(|device| device.health == "Unhealthy").count(), 1);
     rig.finish().await;
 }
 

@@ -20,14 +20,10 @@ BEGIN, END = "<!-- values: written by deploy/helm/check --update -->", "<!-- end
 FOREIGN = {("monitoring.coreos.com/v1", "PodMonitor")}
 # Read by NVIDIA's container runtime, or by the plugin but in no table of docs/configuration.md.
 OTHER_VARIABLES = {
+    "NODE_NAME",
     "NVIDIA_VISIBLE_DEVICES",
     "NVIDIA_DRIVER_CAPABILITIES",
     "NVIDIA_MIG_MONITOR_DEVICES",
-    "DP_DISABLE_HEALTHCHECKS",
-    "DP_ENABLE_HEALTHCHECKS",
-    "HEALTH_RECOVERY",
-    "HEALTH_RECOVERY_QUIET",
-    "HEALTH_UNKNOWN_XIDS",
 }
 
 

@@ -146,7 +146,7 @@ fn draw_block(page: &mut String, block: &Block) {
     let wide = if short.is_some() || (narrow && *state == State::Nothing) { " wide" } else { "" };
     write!(
         page,
-        "<svg class=\"in{wide}\" x=\"8\" width=\"92%\"><text class=\"name\" y=\"23\">{}</text>",
+        "<svg class=\"in{wide}\" x=\"8\" width=\"88%\"><text class=\"name\" y=\"23\">{}</text>",
         Text(name)
     )
     .ok();

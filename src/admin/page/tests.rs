@@ -175,3 +175,43 @@ proptest! {
         prop_assert!(!hostile.contains(|c: char| c.is_control() && c != '\n'));
     }
 }
+
+/// The relative luminance of `#rrggbb` (WCAG 2).
+fn luminance(colour: &str) -> f64 {
+    let part = |at: usize| {
+        let value = f64::from(u8::from_str_radix(&colour[at..at + 2], 16).unwrap()) / 255.0;
+        if value <= 0.04045 { value / 12.92 } else { ((value + 0.055) / 1.055).powf(2.4) }
+    };
+    0.2126 * part(1) + 0.7152 * part(3) + 0.0722 * part(5)
+}
+
+#[test]
+fn text_can_be_read_in_both_colour_schemes() {
+    let schemes: Vec<_> =
+        STYLE.split(":root {").skip(1).map(|rest| rest.split('}').next().unwrap()).collect();
+    assert_eq!(schemes.len(), 2, "light and dark");
+    for scheme in schemes {
+        let colour = |name: &str| {
+            let value = scheme.split(&format!("--{name}: ")).nth(1).unwrap();
+            luminance(value.split(';').next().unwrap())
+        };
+        for (text, ground) in [
+            ("ink", "back"),
+            ("ink", "card"),
+            ("ink", "free"),
+            ("ink", "warn"),
+            ("soft", "back"),
+            ("soft", "card"),
+            ("soft", "free"),
+            ("held-ink", "held"),
+            ("sick-ink", "sick"),
+            ("sick-ink", "card"),
+            ("card", "sick-line"),
+            ("link", "back"),
+        ] {
+            let (a, b) = (colour(text), colour(ground));
+            let ratio = (a.max(b) + 0.05) / (a.min(b) + 0.05);
+            assert!(ratio >= 4.5, "{text} on {ground}: {ratio:.2}");
+        }
+    }
+}

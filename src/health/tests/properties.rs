@@ -34,8 +34,8 @@ enum Step {
     State(u32, State),
     /// A slice cannot be read, or can again.
     SliceTrouble(u32, u32, bool),
-    /// The driver is unloaded, and loaded again before the next look.
-    DriverGone,
+    /// The driver cannot be used, and can again before the next look; whether it was unloaded meanwhile.
+    DriverGone(bool),
     /// Another configuration: whether Xids count, whether all checks are off, whether anything recovers.
     Policy(bool, bool, bool),
     /// So many seconds pass.
@@ -86,7 +86,7 @@ fn steps() -> impl Strategy<Value = Step> {
         2 => (0..GPUS, actions).prop_map(|(gpu, action)| Step::Action(gpu, action)),
         2 => (0..GPUS, states).prop_map(|(gpu, state)| Step::State(gpu, state)),
         1 => (0..GPUS, 0..SLOTS, any::<bool>()).prop_map(|(gpu, slot, bad)| Step::SliceTrouble(gpu, slot, bad)),
-        1 => Just(Step::DriverGone),
+        2 => any::<bool>().prop_map(Step::DriverGone),
         1 => (any::<bool>(), any::<bool>(), any::<bool>())
             .prop_map(|(xids, all, recovers)| Step::Policy(xids, all, recovers)),
         6 => select(vec![0, 1, 5, 9, 10, 11, 30, 200, 700, 4000]).prop_map(Step::Wait),
@@ -144,6 +144,8 @@ type Subject = (String, Option<MigDevice>);
 struct Charge {
     subject: Subject,
     at: Moment,
+    /// The event that said it of a slice, and when it was heard, until a look that began later has seen the slice.
+    unseen: Option<(HealthEvent, Moment)>,
     /// Whether a reset was seen since.
     reset: bool,
     /// Whether even the longest quiet period was kept, so that it cannot stand any more.
@@ -166,7 +168,7 @@ impl Model {
         for charge in self.charges.iter_mut().filter(|charge| same(&charge.subject, &subject)) {
             charge.reset &= reset;
         }
-        let charge = Charge { subject, at, reset, surely_over: false, maybe_over: false };
+        let charge = Charge { subject, at, unseen: None, reset, surely_over: false, maybe_over: false };
         self.charges.push(charge);
     }
 
@@ -187,7 +189,7 @@ impl Model {
         subjects
     }
 
-    fn event(&mut self, event: &HealthEvent, inventory: &Inventory, now: Moment) {
+    fn event(&mut self, event: &HealthEvent, inventory: &Inventory, heard: Moment, now: Moment) {
         let subjects = Self::subjects(event, inventory);
         if subjects.is_empty() {
             self.waiting.push((event.clone(), now));
@@ -198,7 +200,11 @@ impl Model {
             }
         }
         for subject in subjects {
+            let compute = subject.1.as_ref().map(|mig| mig.compute_instance);
             self.charge(subject, now, false);
+            if let (Some(charge), Some(_)) = (self.charges.last_mut(), compute) {
+                charge.unseen = Some((HealthEvent { compute_instance: compute, ..event.clone() }, heard));
+            }
         }
     }
 
@@ -225,6 +231,7 @@ impl Model {
         let unknown_left_out = inventory.problems.iter().any(|problem| {
             problem.mig_device.is_none() && inventory.gpus.iter().all(|gpu| gpu.index != problem.gpu)
         });
+        let waiting = &mut self.waiting;
         let recovers = matches!(policy.recovery, Recovery::Auto { .. });
         self.charges.retain_mut(|charge| {
             let (uuid, slice) = &charge.subject;
@@ -242,6 +249,7 @@ impl Model {
                     && problem.mig_device.is_some_and(|n| gpu.mig_devices.iter().all(|mig| mig.index != n))
             });
             if slice.is_some() && found.is_none() && !hidden {
+                waiting.extend(charge.unseen.take());
                 return false;
             }
             let emptied = gpu.mig_devices.is_empty() && self.had_slices.contains(uuid) && !hidden;
@@ -270,9 +278,14 @@ impl Model {
             let unreadable = inventory.gpus.iter().any(|g| g.uuid == event.gpu_uuid && g.problem.is_some());
             let placed = !Self::subjects(&event, inventory).is_empty();
             if placed {
-                self.event(&event, inventory, heard.max(began));
+                self.event(&event, inventory, heard, heard.max(began));
             } else if began <= heard || unreadable {
                 self.waiting.push((event, heard));
+            }
+        }
+        for charge in &mut self.charges {
+            if is_read(&charge.subject, inventory) {
+                charge.unseen.take_if(|(_, heard)| *heard < began);
             }
         }
     }
@@ -290,6 +303,14 @@ impl Model {
                 (None, _) | (Some(_), None) => true,
             }
     }
+}
+
+/// Whether the look could read it.
+fn is_read((gpu, slice): &Subject, inventory: &Inventory) -> bool {
+    inventory.gpus.iter().filter(|found| found.uuid == *gpu && found.problem.is_none()).any(|found| {
+        let is_it = |mig: &MigDevice, slice: &MigDevice| mig.problem.is_none() && mig.is_same(slice);
+        slice.as_ref().is_none_or(|slice| found.mig_devices.iter().any(|mig| is_it(mig, slice)))
+    })
 }
 
 fn same(a: &Subject, b: &Subject) -> bool {
@@ -358,11 +379,15 @@ impl Run {
                 self.world.bad_slices.retain(|slice| slice != &(*gpu, *slot));
                 self.world.bad_slices.extend(bad.then_some((*gpu, *slot)));
             }
-            Step::DriverGone => {
-                self.health.driver_gone();
-                self.twin.driver_gone();
-                self.model.charges.iter_mut().for_each(|charge| charge.reset = true);
-                self.model.waiting.clear();
+            Step::DriverGone(unloaded) => {
+                self.health.driver_gone(*unloaded);
+                self.twin.driver_gone(*unloaded);
+                if *unloaded {
+                    for charge in &mut self.model.charges {
+                        (charge.reset, charge.unseen) = (true, None);
+                    }
+                    self.model.waiting.clear();
+                }
             }
             Step::Policy(xids, all, recovers) => {
                 let disabled = [Check::Xids, Check::All];
@@ -388,7 +413,7 @@ impl Run {
         let named = if counts { Model::subjects(event, &self.inventory) } else { Vec::new() };
         assert_eq!(matches!(outcome, Outcome::Sick(_)), !named.is_empty());
         if counts {
-            self.model.event(event, &self.inventory, at(self.now));
+            self.model.event(event, &self.inventory, at(self.now), at(self.now));
         }
         for (device, before) in self.devices.iter().zip(before) {
             let is_named = named.iter().any(|(gpu, slice)| {

@@ -143,10 +143,51 @@ fn the_same_uuid_with_another_identity_is_another_slice() {
     takes(&mut health, &xid(0, Some(7), 94, 1), &inventory, 1);
     let other = mig_device(0, 0, "2g.20gb");
     assert_eq!(other.uuid, inventory.gpus[0].mig_devices[0].uuid);
+    looks(&mut health, &inventory, 2);
     inventory.gpus[0].mig_devices[0] = other;
     assert_eq!(sick(&health, &inventory), [""; 0]);
-    looks(&mut health, &inventory, 2);
+    assert_eq!(looks(&mut health, &inventory, 3), Findings::default());
     assert_eq!(health.size(), 0);
+}
+
+#[test]
+fn an_event_that_came_after_the_last_look_at_a_slice_is_put_on_the_one_that_has_its_ids_now() {
+    let (mut health, old) = (Health::default(), two_gpus());
+    let mut new = old.clone();
+    new.gpus[0].mig_devices[0] = mig_device(0, 0, "2g.20gb");
+    looks(&mut health, &old, 3);
+    takes(&mut health, &xid(0, Some(7), 94, 5), &old, 5);
+    takes(&mut health, &xid(0, Some(8), 94, 5), &old, 5);
+    let findings = looks(&mut health, &new, 6);
+    assert_eq!(findings.sick.len(), 1);
+    assert_eq!(findings.sick[0].what, "MIG device 0:0 (MIG-0-7-0)");
+    assert_eq!(findings.sick[0].reason, Reason::Event(EventKind::Xid(94), clock(5)));
+    assert_eq!(sick(&health, &new), ["0:0", "0:1"]);
+    // A look that began after it has seen that slice, so it is about no later one.
+    assert_eq!(looks(&mut health, &old, 7), Findings::default());
+    assert_eq!(sick(&health, &old), ["0:1"]);
+    // One that began before it has not.
+    takes(&mut health, &xid(0, Some(7), 95, 9), &old, 9);
+    looks(&mut health, &old, 8);
+    assert_eq!(looks(&mut health, &new, 10).sick.len(), 1);
+    assert_eq!(sick(&health, &new), ["0:0", "0:1"]);
+}
+
+#[test]
+fn an_event_about_a_slice_that_was_gone_by_the_next_look_is_told_to_concern_nothing() {
+    let (mut health, inventory) = (Health::default(), two_gpus());
+    looks(&mut health, &inventory, 3);
+    let event = HealthEvent { compute_instance: None, ..xid(0, Some(7), 94, 5) };
+    takes(&mut health, &event, &inventory, 5);
+    let mut without = inventory.clone();
+    without.gpus[0].mig_devices.remove(0);
+    assert_eq!(looks(&mut health, &without, 6).unplaced, [xid(0, Some(7), 94, 5)]);
+    looks(&mut health, &inventory, 7);
+    assert_eq!(health.size(), 0);
+    // Nothing that comes after the driver was loaded anew is meant.
+    takes(&mut health, &event, &inventory, 8);
+    health.driver_gone(true);
+    assert_eq!(looks(&mut health, &without, 9), Findings::default());
 }
 
 // A driver that tells what the GPU needs.
@@ -265,8 +306,9 @@ fn a_slice_made_anew_is_well_but_not_while_something_stands_against_its_gpu() {
         let mut without = inventory.clone();
         without.gpus[0].mig_devices.remove(0);
         without.gpus[1].mig_devices.remove(0);
-        assert_eq!(looks(&mut health, &without, 2), Findings::default());
-        looks(&mut health, &inventory, 3);
+        looks(&mut health, &inventory, 2);
+        assert_eq!(looks(&mut health, &without, 3), Findings::default());
+        looks(&mut health, &inventory, 4);
         assert_eq!(sick(&health, &inventory), ["1:0", "1:1", "1:2"]);
         assert_eq!(reasons(&health, &inventory, 1, 0).len(), 1);
     }
@@ -346,7 +388,7 @@ fn with_an_old_driver_each_sign_of_a_reset_makes_well_and_only_if_it_came_after_
 fn with_an_old_driver_a_reload_of_the_driver_makes_well_after_the_quiet_period() {
     let (mut health, inventory) = (Health::default(), two_gpus_of_an_old_driver());
     takes(&mut health, &xid(0, Some(7), 94, 1), &inventory, 1);
-    health.driver_gone();
+    health.driver_gone(true);
     assert_eq!(sick(&health, &inventory), ["0:0"]);
     assert_eq!(next(&health, 2), None);
     assert_eq!(looks(&mut health, &inventory, 5), Findings::default());
@@ -354,6 +396,22 @@ fn with_an_old_driver_a_reload_of_the_driver_makes_well_after_the_quiet_period()
     takes(&mut health, &xid(0, Some(8), 94, 6), &inventory, 6);
     assert_eq!(recovered(&looks(&mut health, &inventory, 100)), ["MIG device 0:0 (MIG-0-7-0)"]);
     assert_eq!(sick(&health, &inventory), ["0:1"]);
+}
+
+#[test]
+fn with_an_old_driver_a_driver_that_only_failed_to_answer_is_no_sign_of_a_reset() {
+    let (mut health, inventory) = (Health::default(), two_gpus_of_an_old_driver());
+    takes(&mut health, &xid(0, Some(7), 94, 1), &inventory, 1);
+    takes(&mut health, &xid(1, None, 48, 1), &inventory, 1);
+    takes(&mut health, &xid(1, Some(10), 94, 1), &inventory, 1);
+    health.driver_gone(false);
+    assert_eq!(next(&health, 5000), None);
+    // What names an instance that nobody knows is still to be placed.
+    let findings = looks(&mut health, &inventory, 5000);
+    assert_eq!((findings.unplaced.len(), findings.forgotten), (1, 0));
+    assert_eq!(findings.recovered, []);
+    assert_eq!(sick(&health, &inventory), ["0:0", "1:0", "1:1", "1:2"]);
+    assert_eq!(next(&health, 5000), None);
 }
 
 #[test]
@@ -379,7 +437,7 @@ fn an_empty_mig_gpu_is_no_sign_of_a_reset_where_it_was_empty_before() {
 fn events_about_unknown_instances_are_counted_when_the_driver_goes() {
     let (mut health, inventory) = (Health::default(), two_gpus());
     takes(&mut health, &xid(0, Some(10), 94, 1), &inventory, 1);
-    health.driver_gone();
+    health.driver_gone(true);
     let findings = looks(&mut health, &inventory, 2);
     assert_eq!((findings.unplaced.len(), findings.forgotten), (0, 1));
 }
@@ -394,7 +452,7 @@ fn without_recovery_nothing_gets_well_but_a_slice_made_anew_is_another() {
         health.take_event(&xid(0, Some(7), 94, 1), &inventory, &off, at(1));
         health.take_event(&xid(0, Some(8), 94, 1), &inventory, &off, at(1));
         health.take_event(&xid(1, None, 48, 1), &inventory, &off, at(1));
-        health.driver_gone();
+        health.driver_gone(true);
         assert_eq!(health.next_look(&off, at(500)), None);
         let mut without = inventory.clone();
         without.gpus[0].mig_devices.remove(0);

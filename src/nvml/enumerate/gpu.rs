@@ -1,11 +1,15 @@
 //! What one GPU says.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
 use nvml_wrapper::enums::device::SampleValue;
 use nvml_wrapper::structs::device::FieldId;
 use nvml_wrapper::{Device, Nvml};
 
+use super::Told;
 use crate::inventory::{Gpu, MigMode, Problem, RecoveryAction, Trouble};
-use crate::nvml::calls::Caller;
+use crate::nvml::calls::{Caller, lock};
 use crate::nvml::caps::{self, MigMinors};
 use crate::nvml::error::CallError;
 use crate::nvml::models::Models;
@@ -25,6 +29,7 @@ pub(super) struct Reader<'a> {
     pub(super) roots: &'a Roots,
     pub(super) minors: Option<&'a MigMinors>,
     pub(super) models: &'a mut Models,
+    pub(super) told: &'a Mutex<BTreeMap<String, Told>>,
     /// Its NVML index.
     pub(super) index: u32,
     /// Its UUID, once told.
@@ -64,12 +69,15 @@ impl Reader<'_> {
         let uuid = calls.ask("nvmlDeviceGetUUID", || device.uuid())?;
         self.uuid = Some(uuid.clone());
         let minor = calls.ask("nvmlDeviceGetMinorNumber", || device.minor_number())?;
+        let mut told = lock(self.told).get(&uuid).copied().unwrap_or_default();
         let mig_mode = match calls.ask("nvmlDeviceGetMigMode", || device.mig_mode()) {
             Ok(mode) => Some(MigMode { current: mode.current != 0, pending: mode.pending != 0 }),
-            // The GPU or its driver is older than MIG.
-            Err(error) if error.is_refusal() => None,
+            // The GPU or its driver is older than MIG. One that has told its mode is not, and whether it is cut into
+            // slices is unknown then.
+            Err(error) if error.is_refusal() && !told.knows_mig => None,
             Err(error) => return Err(error),
         };
+        told.knows_mig |= mig_mode.is_some();
         let name = calls.ask("nvmlDeviceGetName", || device.name());
         let name = self.detail(None, name)?.unwrap_or_else(|| UNKNOWN_NAME.to_owned());
         let pci = calls.ask("nvmlDeviceGetPciInfo_v3", || device.pci_info());
@@ -77,7 +85,9 @@ impl Reader<'_> {
         // In MIG mode the aggregate can need privileges.
         let total = calls.ask("nvmlDeviceGetMemoryInfo", || raw::memory_total(&device));
         let memory_mib = self.detail(None, total)?.map(|bytes| bytes / (1024 * 1024));
-        let recovery_action = self.recovery_action(&device)?;
+        let recovery_action = self.recovery_action(&device, told.recovery_action)?;
+        told.recovery_action = recovery_action;
+        lock(self.told).insert(uuid.clone(), told);
 
         let mut gpu = Gpu {
             index,
@@ -101,12 +111,18 @@ impl Reader<'_> {
         Ok(gpu)
     }
 
-    /// A driver that does not know the field says so in one of several ways.
-    fn recovery_action(&mut self, device: &Device<'_>) -> Result<Option<RecoveryAction>, CallError> {
+    /// What the GPU needs. A driver that does not know the field says so in one of several ways; where it has told the
+    /// field before, only a plain "not supported" takes that back.
+    fn recovery_action(
+        &mut self,
+        device: &Device<'_>,
+        told: Option<RecoveryAction>,
+    ) -> Result<Option<RecoveryAction>, CallError> {
         let answer = self.calls.ask("nvmlDeviceGetFieldValues", || {
             let values = device.field_values_for(&[RECOVERY_ACTION])?;
             values.into_iter().next().transpose()?.map(|sample| sample.value).transpose()
         });
+        let kept = answer.as_ref().err().filter(|error| !error.is_not_supported()).and(told);
         let value = match answer {
             Err(error) if error.is_about_the_argument() => None,
             answer => self.detail(None, answer)?.flatten(),
@@ -117,6 +133,6 @@ impl Reader<'_> {
             Some(SampleValue::I64(number)) => u64::try_from(number).ok(),
             Some(SampleValue::F64(_)) | None => None,
         };
-        Ok(number.map(RecoveryAction::from_nvml))
+        Ok(number.map(RecoveryAction::from_nvml).or(kept))
     }
 }

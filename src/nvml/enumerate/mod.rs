@@ -6,7 +6,9 @@
 mod gpu;
 mod mig;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use nvml_wrapper::Nvml;
 
@@ -16,7 +18,7 @@ use super::error::{CallError, DriverError};
 use super::library;
 use super::models::Models;
 use super::places::{Paths, Roots};
-use crate::inventory::{Gpu, Inventory, Problem, Trouble};
+use crate::inventory::{Gpu, Inventory, Problem, RecoveryAction, Trouble};
 
 /// The opened and initialised library. Dropping it shuts NVML down.
 pub(super) struct Driver {
@@ -24,6 +26,16 @@ pub(super) struct Driver {
     library: PathBuf,
     version: String,
     cuda_version: Option<String>,
+    /// By UUID. Kept here and not with a look, for a look that is given up takes what it holds with it.
+    told: Mutex<BTreeMap<String, Told>>,
+}
+
+/// What a GPU has told since the library was opened, and does not take back by refusing or failing to tell it again.
+#[derive(Debug, Default, Clone, Copy)]
+struct Told {
+    /// It has a MIG mode.
+    knows_mig: bool,
+    recovery_action: Option<RecoveryAction>,
 }
 
 /// What is kept from one look to the next while the library is open.
@@ -61,7 +73,13 @@ impl Driver {
             .map_err(|call| DriverError::from_call(library.clone(), call))?;
         // Old drivers lack the call, and nothing depends on it.
         let cuda_version = calls.ask("nvmlSystemGetCudaDriverVersion_v2", || nvml.sys_cuda_driver_version());
-        Ok(Self { nvml, library, version, cuda_version: cuda_version.ok().map(words_of_cuda) })
+        Ok(Self {
+            nvml,
+            library,
+            version,
+            cuda_version: cuda_version.ok().map(words_of_cuda),
+            told: Mutex::default(),
+        })
     }
 
     /// For the calls that are made elsewhere.
@@ -99,6 +117,7 @@ impl Driver {
             roots,
             minors,
             models: &mut cache.models,
+            told: &self.told,
             index,
             uuid: None,
             problems: Vec::new(),

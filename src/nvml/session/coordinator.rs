@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::open::Open;
+use super::open::{Broken, Open};
 use super::threads::{self, OpenDriver, spawn};
 use super::{Asks, Id, Message, Patience, Report};
 use crate::nvml::calls::Caller;
@@ -71,6 +71,8 @@ pub(super) struct Coordinator {
     wait: Duration,
     /// What was reported last, if there is no driver.
     no_driver: Option<DriverError>,
+    /// Openings of which something is left: a library that is open, or a thread that may open it yet.
+    openings: BTreeSet<Id>,
     /// Threads that are in a call that was given up on.
     left_behind: BTreeSet<Id>,
     /// The library that was opened first of those that may still be in this process.
@@ -100,6 +102,7 @@ impl Coordinator {
             last_id: 0,
             wait: SHORTEST_WAIT,
             no_driver: None,
+            openings: BTreeSet::new(),
             left_behind: BTreeSet::new(),
             loaded: None,
             told_of_stale_library: false,
@@ -108,18 +111,23 @@ impl Coordinator {
 
     pub(super) fn run(mut self) {
         while !matches!(self.phase, Phase::Ended) {
-            let message = match self.deadline() {
-                None => self.messages.recv().map_err(RecvTimeoutError::from),
-                Some(at) => self.messages.recv_timeout(at.saturating_duration_since(Instant::now())),
-            };
-            let heard = match message {
-                Ok(message) => self.take(message),
-                Err(RecvTimeoutError::Timeout) => Ok(()),
-                Err(RecvTimeoutError::Disconnected) => Err(Ended),
-            };
-            if heard.and_then(|()| self.on_time()).is_err() {
-                self.close(Then::End);
-            }
+            self.turn();
+        }
+    }
+
+    /// Waits for a message or for the time to do something, and does it.
+    fn turn(&mut self) {
+        let message = match self.deadline() {
+            None => self.messages.recv().map_err(RecvTimeoutError::from),
+            Some(at) => self.messages.recv_timeout(at.saturating_duration_since(Instant::now())),
+        };
+        let heard = match message {
+            Ok(message) => self.take(message),
+            Err(RecvTimeoutError::Timeout) => Ok(()),
+            Err(RecvTimeoutError::Disconnected) => Err(Ended),
+        };
+        if heard.and_then(|()| self.on_time()).is_err() {
+            self.close(Then::End);
         }
     }
 
@@ -128,7 +136,7 @@ impl Coordinator {
         match &self.phase {
             Phase::Away { again } => Some(*again),
             Phase::Opening { since, told, .. } => (!told).then(|| *since + self.patience.opening),
-            Phase::Open(open) => open.deadline(&self.asks, self.patience),
+            Phase::Open(open) => open.deadline(self),
             Phase::Closing { until, .. } => Some(*until),
             Phase::Held | Phase::Ended => None,
         }
@@ -139,13 +147,16 @@ impl Coordinator {
             Message::Look => {
                 if let Phase::Away { again } = &mut self.phase {
                     *again = Instant::now();
+                }
+                // Elsewhere the next opening is soon enough, and a request that stands would hide a later one.
+                if !matches!(self.phase, Phase::Opening { .. } | Phase::Open(_)) {
                     self.asks.look_begins();
                 }
                 Ok(())
             }
             Message::Hold => match self.phase {
                 Phase::Away { .. } | Phase::Held => self.closed(Then::Hold),
-                Phase::Opening { .. } | Phase::Open(_) | Phase::Closing { .. } | Phase::Ended => {
+                _ => {
                     self.close(Then::Hold);
                     Ok(())
                 }
@@ -162,8 +173,10 @@ impl Coordinator {
             Message::Opened(id, opened) => self.opened(id, opened),
             Message::Closed(id) => {
                 self.came_back(id);
+                self.openings.remove(&id);
                 match std::mem::replace(&mut self.phase, Phase::Ended) {
                     Phase::Closing { id: closing, then, .. } if closing == id => self.closed(then),
+                    Phase::Held if self.openings.is_empty() => self.closed(Then::Hold),
                     other => {
                         self.phase = other;
                         Ok(())
@@ -243,7 +256,10 @@ impl Coordinator {
         let work = threads::open(id, calls.clone(), self.paths.clone(), self.asks.clone());
         self.status.progressed();
         match spawn("nvml-open", work) {
-            Ok(()) => self.phase = Phase::Opening { id, calls, since: Instant::now(), told: false },
+            Ok(()) => {
+                self.openings.insert(id);
+                self.phase = Phase::Opening { id, calls, since: Instant::now(), told: false };
+            }
             Err(error) => {
                 tracing::error!(%error, "no thread can be started to open NVML");
                 self.phase = Phase::Away { again: Instant::now() + LONGEST_WAIT };
@@ -261,7 +277,7 @@ impl Coordinator {
             }
             // Somebody has said to hold or to end meanwhile.
             Ok(driver) => {
-                drop_elsewhere(driver);
+                threads::drop_elsewhere(driver);
                 Ok(())
             }
             Err(error) if current => {
@@ -291,15 +307,14 @@ impl Coordinator {
         // Who asked up to now is served by what comes next.
         self.asks.look_begins();
         self.phase = match std::mem::replace(&mut self.phase, Phase::Ended) {
-            Phase::Opening { id, .. } => Phase::Closing { id, until, then },
             Phase::Open(open) => {
                 let id = open.id;
                 self.status.retain_watched(|_| false);
-                drop_elsewhere(open.end());
+                threads::drop_elsewhere(open.end());
                 Phase::Closing { id, until, then }
             }
             Phase::Closing { id, until, then: Then::End } => Phase::Closing { id, until, then: Then::End },
-            Phase::Closing { id, until, .. } => Phase::Closing { id, until, then },
+            Phase::Opening { id, .. } | Phase::Closing { id, .. } => Phase::Closing { id, until, then },
             Phase::Away { .. } | Phase::Held | Phase::Ended => Phase::Ended,
         };
     }
@@ -321,7 +336,7 @@ impl Coordinator {
                 self.phase = Phase::Held;
                 self.wait = SHORTEST_WAIT;
                 self.no_driver = None;
-                self.report(Report::OnHold)
+                self.report(Report::OnHold { closed: self.openings.is_empty() })
             }
             Then::End => {
                 self.phase = Phase::Ended;
@@ -387,23 +402,61 @@ impl Coordinator {
     }
 }
 
-/// What ends the time that a library is open.
-pub(super) enum Broken {
-    /// The driver cannot be used any more.
-    Driver(DriverError),
-    /// Nobody listens any more.
-    Ended,
-}
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
 
-impl From<Ended> for Broken {
-    fn from(Ended: Ended) -> Self {
-        Self::Ended
+    use fake_nvml::{Description, Fault, Node};
+
+    use super::*;
+
+    /// A coordinator that does nothing on its own, with the other end of its reports.
+    fn coordinator(paths: Paths, patience: Duration) -> (Coordinator, mpsc::Receiver<Report>) {
+        let (sender, messages) = channel();
+        let (reports, received) = mpsc::channel(64);
+        let asks = Asks { sender, look: Arc::default() };
+        let patience = Patience { answer: patience, opening: patience };
+        (Coordinator::new(paths, None, patience, reports, Arc::default(), asks, messages), received)
     }
-}
 
-/// Drops what may be the last hold on the library, and so call it, on a thread of its own.
-fn drop_elsewhere(last: Arc<OpenDriver>) {
-    if let Err(error) = spawn("nvml-close", move || drop(last)) {
-        tracing::error!(%error, "no thread could be started to close NVML");
+    #[test]
+    fn nothing_is_due_while_no_more_threads_may_be_left_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let hang = |gpu| Fault::delay("nvmlDeviceGetUUID", 600_000).on_gpu(gpu);
+        let description = Description::h100s(2).with_faults([hang(0), hang(1)]);
+        let node = Node::create(folder.path(), &description).unwrap();
+        let (mut coordinator, _reports) = coordinator(Paths::below(node.root()), Duration::from_millis(100));
+        coordinator.left_behind = (1000..).take(MOST_LEFT_BEHIND - 1).collect();
+        while coordinator.may_leave_behind() {
+            coordinator.turn();
+        }
+        // Until all patience is at its end.
+        let late = Instant::now() + coordinator.patience.opening;
+        while Instant::now() < late {
+            std::thread::yield_now();
+        }
+        assert!(coordinator.on_time().is_ok());
+        assert!(coordinator.deadline().is_none_or(|at| at > Instant::now()));
+        // Once a thread may be left behind again, the look goes on without the last GPU.
+        coordinator.left_behind.remove(&1000);
+        assert!(coordinator.deadline().is_some_and(|at| at <= Instant::now()));
+        assert!(coordinator.on_time().is_ok());
+        assert!(!coordinator.may_leave_behind());
+        node.update(|node| node.faults.clear()).unwrap();
+    }
+
+    #[test]
+    fn a_look_asked_for_while_closing_is_in_the_way_of_no_later_one() {
+        let (mut coordinator, _reports) = coordinator(Paths::below("/nonexistent"), Duration::from_secs(5));
+        let until = Instant::now() + Duration::from_secs(5);
+        coordinator.phase = Phase::Closing { id: 1, until, then: Then::Away { mismatch: None } };
+        coordinator.asks.look();
+        let message = coordinator.messages.try_recv().unwrap();
+        assert!(coordinator.take(message).is_ok());
+        coordinator.phase = Phase::Away { again: Instant::now() + Duration::from_secs(10) };
+        coordinator.asks.look();
+        let message = coordinator.messages.try_recv().expect("the look was swallowed");
+        assert!(coordinator.take(message).is_ok());
+        assert!(matches!(coordinator.phase, Phase::Away { again } if again <= Instant::now()));
     }
 }

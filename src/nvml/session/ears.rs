@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::coordinator::{Broken, Coordinator};
+use super::coordinator::Coordinator;
+use super::open::Broken;
 use super::threads::{OpenDriver, spawn};
 use super::{Id, Message};
 use crate::nvml::backoff::Backoff;
@@ -31,6 +32,9 @@ pub(super) struct Ears {
     deaf: Option<String>,
     /// GPUs whose registration hangs, in a thread that was left behind.
     stuck: HashMap<String, Id>,
+    /// The thread that was left behind in another call. There is one at most: where the next one hangs too, it is
+    /// waited for, so that event threads take no place from those that look.
+    left: Option<Id>,
     log: Throttle,
 }
 
@@ -77,8 +81,9 @@ impl Ears {
         if let Some(listening) = &self.listening {
             let hanging =
                 listening.calls.under_way().filter(|call| call.since.elapsed() >= session.patience.answer);
-            if let Some(hanging) = hanging.filter(|_| session.may_leave_behind()) {
-                let gpu = listening.control.registering();
+            let gpu = listening.control.registering();
+            let may_leave = session.may_leave_behind() && (gpu.is_some() || self.left.is_none());
+            if let Some(hanging) = hanging.filter(|_| may_leave) {
                 tracing::warn!(call = hanging.call, gpu, "listening for events hangs; going on without it");
                 listening.calls.give_up();
                 listening.control.stop();
@@ -88,6 +93,8 @@ impl Ears {
                     session.status.set_watched(&gpu, Watched::Nothing(why));
                     self.wanted.retain(|other| *other != gpu);
                     self.stuck.insert(gpu, listening.id);
+                } else {
+                    self.left = Some(listening.id);
                 }
                 self.listening = None;
                 self.again = Some(Instant::now() + self.backoff.next());
@@ -122,10 +129,11 @@ impl Ears {
         }
     }
 
-    /// A thread that was left behind in a registration has ended after all.
+    /// A thread that was left behind has ended after all.
     #[expect(clippy::unnecessary_wraps, reason = "as the coordinator's other steps")]
     pub(super) fn gpu_is_back(&mut self, session: &Coordinator, thread: Id) -> Result<(), Broken> {
         self.stuck.retain(|_, stuck| *stuck != thread);
+        self.left.take_if(|left| *left == thread);
         session.asks.look();
         Ok(())
     }

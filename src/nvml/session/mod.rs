@@ -13,11 +13,13 @@
 //! ```
 //!
 //! A thread that is in a call which does not come back is left behind: it holds the library open, is counted in
-//! [`Status::hanging`], and ends when its call does.
+//! [`Status::hanging`], and ends when its call does. A GPU that was given up is asked again beside the looks, after a
+//! pause that grows, and is back in them when it answers in time.
 
 mod coordinator;
 mod ears;
 mod open;
+mod stuck;
 mod threads;
 
 use std::path::PathBuf;
@@ -56,9 +58,11 @@ pub enum Report {
     /// The library in this process is not the file that is there now, and the loader does not let go of it: only a new
     /// process can open the new one. Sent once, after [`Report::NoDriver`].
     StaleLibrary(PathBuf),
-    /// NVML is shut down, as [`Session::hold`] asked for, unless a call that hangs keeps it open: then a log line says
-    /// so.
-    OnHold,
+    /// Nothing is asked any more, as [`Session::hold`] asked for.
+    OnHold {
+        /// Whether NVML is shut down. Where a call that hangs keeps it open, this is sent again when that has come back.
+        closed: bool,
+    },
 }
 
 /// How long calls may take before something is done about it.
@@ -66,8 +70,9 @@ pub enum Report {
 pub(super) struct Patience {
     /// For one GPU to tell what it has, for a call that concerns the driver as a whole, and for one about events.
     pub(super) answer: Duration,
-    /// For the library to open. Without the persistence daemon a driver starts its GPUs then, one after the other,
-    /// which takes seconds for each.
+    /// For the library to open, and for each GPU in the first look after that. `nvmlInit_v2` starts no GPU; asking for
+    /// a GPU's handle does where nothing keeps it running, which takes seconds. The first list waits for the sum of
+    /// those, and so for a GPU that does not answer at all.
     pub(super) opening: Duration,
 }
 
@@ -116,8 +121,8 @@ impl Session {
         self.asks.look();
     }
 
-    /// Shuts NVML down and stays away from the driver, until [`Session::resume`]. [`Report::OnHold`] says when it is
-    /// done.
+    /// Shuts NVML down and stays away from the driver, until [`Session::resume`]. [`Report::OnHold`] says how
+    /// far that is done.
     pub fn hold(&self) {
         self.asks.send(Message::Hold);
     }

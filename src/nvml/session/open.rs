@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::coordinator::{Broken, Coordinator};
+use super::coordinator::{Coordinator, Ended};
 use super::ears::Ears;
+use super::stuck::Stuck;
 use super::threads::{self, OpenDriver, Range, Step, spawn};
-use super::{Asks, Id, Message, Patience, Report};
+use super::{Id, Message, Report};
 use crate::inventory::{Problem, Trouble, TroubleKind};
 use crate::nvml::calls::Caller;
 use crate::nvml::enumerate::{Cache, Part};
@@ -15,6 +16,20 @@ use crate::nvml::error::DriverError;
 
 /// Looks that are asked for in a burst are this far apart.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+
+/// What ends the time that a library is open.
+pub(super) enum Broken {
+    /// The driver cannot be used any more.
+    Driver(DriverError),
+    /// Nobody listens any more.
+    Ended,
+}
+
+impl From<Ended> for Broken {
+    fn from(Ended: Ended) -> Self {
+        Self::Ended
+    }
+}
 
 /// The state of an open library.
 pub(super) struct Open {
@@ -28,8 +43,8 @@ pub(super) struct Open {
     next_look: Option<Instant>,
     /// Until when there is none.
     pause: Instant,
-    /// GPUs with a thread that was left behind, and in which call.
-    stuck: BTreeMap<u32, (Id, &'static str)>,
+    /// GPUs that no look asks.
+    stuck: Stuck,
     uuids: BTreeMap<u32, String>,
     problems: Vec<Problem>,
     pub(super) ears: Ears,
@@ -62,7 +77,7 @@ impl Open {
             looked: false,
             next_look: Some(now),
             pause: now,
-            stuck: BTreeMap::new(),
+            stuck: Stuck::default(),
             uuids: BTreeMap::new(),
             problems: Vec::new(),
             ears: Ears::default(),
@@ -74,29 +89,39 @@ impl Open {
         if let Some(look) = self.look {
             look.calls.give_up();
         }
+        self.stuck.give_up();
         self.ears.stop();
         self.driver
     }
 
-    pub(super) fn deadline(&self, asks: &Asks, patience: Patience) -> Option<Instant> {
+    pub(super) fn deadline(&self, session: &Coordinator) -> Option<Instant> {
         let look = match &self.look {
-            Some(look) => (!look.told && look.waits()).then(|| look.step + patience.answer),
-            None if asks.wants_look() => Some(self.pause),
+            Some(look) => look.can_be_helped(session).then(|| look.step + self.patience(session, look)),
+            None if session.asks.wants_look() => Some(self.pause),
             None => self.next_look,
         };
-        [look, self.ears.deadline()].into_iter().flatten().min()
+        [look, self.stuck.deadline(), self.ears.deadline()].into_iter().flatten().min()
+    }
+
+    /// How long the call that a look is in may take. The first look starts the GPUs, where nothing else has: NVML does so
+    /// when it is asked for a GPU's handle.
+    fn patience(&self, session: &Coordinator, look: &Look) -> Duration {
+        if look.counted && !self.looked { session.patience.opening } else { session.patience.answer }
     }
 
     pub(super) fn on_time(&mut self, session: &mut Coordinator) -> Result<(), Broken> {
         let now = Instant::now();
-        let patience = session.patience.answer;
-        let stalled = self.look.as_ref().is_some_and(|look| look.waits() && look.step + patience <= now);
-        if stalled {
+        let stalled =
+            |look: &Look| look.can_be_helped(session) && look.step + self.patience(session, look) <= now;
+        if self.look.as_ref().is_some_and(stalled) {
             self.lose_patience(session)?;
         }
         let due = self.next_look.is_some_and(|at| at <= now);
         if self.look.is_none() && (due || session.asks.wants_look()) && self.pause <= now {
             self.begin_look(session);
+        }
+        while let Some(index) = self.stuck.due(now) {
+            self.try_gpu(session, index);
         }
         self.ears.check(session, &self.driver);
         Ok(())
@@ -106,8 +131,7 @@ impl Open {
         session.asks.look_begins();
         self.next_look = None;
         let began = Instant::now();
-        let skipped = self.stuck.keys().copied().collect();
-        self.look = self.ask(session, Range::AllBut(skipped)).map(|(id, calls)| Look {
+        self.look = self.ask(session, Range::AllBut(self.stuck.gpus())).map(|(id, calls)| Look {
             id,
             calls,
             began,
@@ -121,12 +145,31 @@ impl Open {
 
     /// Starts a thread that looks. If there can be none, it is tried again later.
     fn ask(&mut self, session: &mut Coordinator, range: Range) -> Option<(Id, Caller)> {
+        session.status.progressed();
+        let cache = std::mem::take(&mut self.cache);
+        let asked = self.start(session, cache, range);
+        if asked.is_none() {
+            self.next_look = Some(Instant::now() + session.patience.answer);
+        }
+        asked
+    }
+
+    /// Asks one GPU whether it answers in time again, while looks go on without it: nobody waits for that thread.
+    fn try_gpu(&mut self, session: &mut Coordinator, index: u32) {
+        let range = Range::Only(vec![index]);
+        let started =
+            session.may_leave_behind().then(|| self.start(session, Box::default(), range)).flatten();
+        if let Some((id, _)) = &started {
+            session.leave_behind(*id);
+        }
+        self.stuck.tried(index, started, session.patience.answer);
+    }
+
+    fn start(&self, session: &mut Coordinator, cache: Box<Cache>, range: Range) -> Option<(Id, Caller)> {
         let id = session.new_id();
         let calls = session.status.caller();
         let (driver, caller) = (Arc::clone(&self.driver), calls.clone());
         let (paths, asks) = (session.paths.clone(), session.asks.clone());
-        let cache = std::mem::take(&mut self.cache);
-        session.status.progressed();
         let work = move || {
             threads::look(&driver, &caller, &paths, cache, range, |step| {
                 asks.send(Message::Step(id, step));
@@ -136,7 +179,6 @@ impl Open {
             Ok(()) => Some((id, calls)),
             Err(error) => {
                 tracing::error!(%error, "no thread can be started to look at the driver");
-                self.next_look = Some(Instant::now() + session.patience.answer);
                 None
             }
         }
@@ -149,9 +191,11 @@ impl Open {
         match step {
             Step::Count(count) => {
                 look.counted = true;
-                look.to_ask = (0..count).filter(|index| !self.stuck.contains_key(index)).collect();
-                for (index, (_, call)) in self.stuck.range(..count) {
-                    look.parts.insert(*index, no_answer(*index, self.uuids.get(index), call));
+                look.to_ask = (0..count).filter(|index| self.stuck.call(*index).is_none()).collect();
+                for index in 0..count {
+                    if let Some(call) = self.stuck.call(index) {
+                        look.parts.insert(index, no_answer(index, self.uuids.get(&index), call));
+                    }
                 }
                 Ok(())
             }
@@ -177,19 +221,16 @@ impl Open {
         let call = look.calls.under_way().map_or("a call", |under_way| under_way.call);
         if !look.counted {
             // All that can be asked depends on it.
-            if !std::mem::replace(&mut look.told, true) {
-                session.report_no_driver(DriverError::NoAnswer { call })?;
-            }
+            look.told = true;
+            session.report_no_driver(DriverError::NoAnswer { call })?;
             return Ok(());
         }
-        let Some(index) = look.to_ask.front().copied().filter(|_| session.may_leave_behind()) else {
-            return Ok(());
-        };
+        let Some(index) = look.to_ask.front().copied() else { return Ok(()) };
         let uuid = self.uuids.get(&index);
         tracing::warn!(gpu = index, uuid, call, "the GPU does not answer; going on without it");
         look.calls.give_up();
         session.leave_behind(look.id);
-        self.stuck.insert(index, (look.id, call));
+        self.stuck.insert(index, look.id, call, session.patience.answer);
         look.parts.insert(index, no_answer(index, uuid, call));
         look.to_ask.pop_front();
         look.step = Instant::now();
@@ -229,11 +270,12 @@ impl Open {
         Ok(session.report(Report::Inventory { inventory, began: look.began })?)
     }
 
-    /// A look that was given up on a GPU has ended after all.
+    /// A thread that nobody waited for has asked its GPU after all.
     #[expect(clippy::unnecessary_wraps, reason = "as the coordinator's other steps")]
     pub(super) fn gpu_is_back(&mut self, session: &Coordinator, thread: Id) -> Result<(), Broken> {
-        self.stuck.retain(|_, (stuck, _)| *stuck != thread);
-        session.asks.look();
+        if self.stuck.came_back(thread, session.patience.answer) {
+            session.asks.look();
+        }
         Ok(())
     }
 }
@@ -244,9 +286,9 @@ fn no_answer(index: u32, uuid: Option<&String>, call: &str) -> Part {
 }
 
 impl Look {
-    /// Whether it waits for a call.
-    fn waits(&self) -> bool {
-        !self.counted || !self.to_ask.is_empty()
+    /// Whether something can be done about the call that it waits for: to say so, or to go on without a GPU.
+    fn can_be_helped(&self, session: &Coordinator) -> bool {
+        if self.counted { !self.to_ask.is_empty() && session.may_leave_behind() } else { !self.told }
     }
 }
 

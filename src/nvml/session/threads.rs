@@ -40,9 +40,14 @@ impl Drop for Lease {
 pub(super) fn open(id: Id, calls: Caller, paths: Paths, asks: Asks) -> impl FnOnce() + Send + 'static {
     move || {
         let lease = Lease { id, asks: asks.clone() };
-        let opened = Driver::open(&paths, &calls);
-        let opened = opened.map(|driver| Arc::new(OpenDriver { driver, _closed: lease }));
-        asks.send(Message::Opened(id, opened));
+        match Driver::open(&paths, &calls) {
+            Ok(driver) => asks.send(Message::Opened(id, Ok(Arc::new(OpenDriver { driver, _closed: lease })))),
+            Err(error) => {
+                asks.send(Message::Opened(id, Err(error)));
+                // In this order, for the message that all is closed is waited for only from now on.
+                drop(lease);
+            }
+        }
     }
 }
 
@@ -107,5 +112,12 @@ pub(super) fn look(
     match work() {
         Ok(cache) => tell(Step::Done(cache)),
         Err(error) => tell(Step::Failed(error)),
+    }
+}
+
+/// Drops what may be the last hold on the library, and so call it, on a thread of its own.
+pub(super) fn drop_elsewhere(last: Arc<OpenDriver>) {
+    if let Err(error) = spawn("nvml-close", move || drop(last)) {
+        tracing::error!(%error, "no thread could be started to close NVML");
     }
 }

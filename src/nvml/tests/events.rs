@@ -12,7 +12,11 @@ fn uuids(fake: &Fake) -> Vec<String> {
 fn words(event: &HealthEvent, uuids: &[String]) -> String {
     let gpu = uuids.iter().position(|uuid| *uuid == event.gpu_uuid).unwrap();
     let id = |id: Option<u32>| id.map_or_else(|| "-".to_owned(), |id| id.to_string());
-    format!("{gpu} {} {} {}", id(event.gpu_instance), id(event.compute_instance), event.kind)
+    let kind = match event.kind {
+        EventKind::Xid(xid) => format!("Xid {xid}"),
+        kind => kind.to_string(),
+    };
+    format!("{gpu} {} {} {kind}", id(event.gpu_instance), id(event.compute_instance))
 }
 
 #[tokio::test]
@@ -61,6 +65,20 @@ async fn a_change_of_the_mig_configuration_is_looked_at_without_being_asked() {
             report => panic!("{report:?}"),
         }
     }
+}
+
+#[tokio::test]
+async fn a_change_of_the_mig_configuration_costs_one_look_though_two_ask_for_it() {
+    let fake = Fake::new(&one_h100(&["1g.10gb"]));
+    let mut listener = Listener::listening(&fake).await;
+    listener.expect_silence(Duration::from_millis(200)).await;
+    let before = fake.count("nvmlDeviceGetCount_v2");
+    fake.node.send(&Event::mig_config_change()).unwrap();
+    listener.event().await;
+    listener.session.rescan();
+    listener.inventory().await;
+    listener.expect_silence(Duration::from_millis(500)).await;
+    assert_eq!(fake.count("nvmlDeviceGetCount_v2"), before + 1);
 }
 
 #[tokio::test]
@@ -116,13 +134,7 @@ async fn a_wait_that_fails_is_set_up_anew_less_and_less_often_and_looked_into() 
     fake.update(|d| d.faults.clear());
     let made = fake.count("nvmlEventSetCreate");
     wait_until(|| fake.count("nvmlEventSetCreate") > made, "a set that works").await;
-    let created = fake.count("nvmlEventSetCreate");
-    wait_until(|| fake.count("nvmlDeviceRegisterEvents") >= created, "its registration").await;
-    listener.inventory().await;
-    // The look after the registration says that it is done, and this may still be an earlier one.
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    fake.node.send(&Event::xid(79)).unwrap();
-    assert_eq!(listener.event().await.kind, EventKind::Xid(79));
+    listener.hears(&fake).await;
     assert_eq!(
         fake.count("nvmlEventSetFree") + 1,
         fake.count("nvmlEventSetCreate"),
@@ -165,14 +177,21 @@ async fn a_gpu_that_goes_and_comes_back_is_registered_again() {
     let fake = Fake::new(&Description::h100s(2));
     let mut listener = Listener::listening(&fake).await;
     let uuids = uuids(&fake);
-    let is_watched =
-        |gpu: usize| matches!(listener.session.status().watched().get(&uuids[gpu]), Some(Watched::Events(_)));
+    let status = listener.session.status();
+    let is_watched = |gpu: usize| matches!(status.watched().get(&uuids[gpu]), Some(Watched::Events(_)));
     fake.update(|d| d.faults = vec![Fault::error("*", "GPU_IS_LOST").on_gpu(0)]);
     listener.session.rescan();
-    wait_until(|| !is_watched(0) && fake.count("nvmlEventSetCreate") == 2, "a set without it").await;
+    wait_until(|| !is_watched(0), "the look").await;
+    // Nothing that happens to the other one is missed.
+    let asked = fake.count("nvmlEventSetWait_v2");
+    fake.node.send(&Event::xid(31).on_gpu(1)).unwrap();
+    assert_eq!(listener.event().await.gpu_uuid, uuids[1]);
+    wait_until(|| fake.count("nvmlEventSetWait_v2") > asked + 1, "the next wait").await;
+    assert_eq!(fake.count("nvmlEventSetCreate"), 1);
     fake.update(|d| d.faults.clear());
     listener.session.rescan();
     wait_until(|| is_watched(0) && is_watched(1), "a set with it").await;
+    assert_eq!(fake.count("nvmlEventSetCreate"), 2);
     fake.node.send(&Event::xid(79).on_gpu(0)).unwrap();
     assert_eq!(listener.event().await.gpu_uuid, uuids[0]);
 }

@@ -234,3 +234,46 @@ fn a_lost_gpu_is_told_with_its_kind_and_the_uuid_that_it_told() {
         assert_eq!(found.problems[0].uuid.as_ref(), Some(&before.gpus[1].uuid));
     }
 }
+
+#[test]
+fn a_gpu_that_has_told_its_mig_mode_is_not_read_without() {
+    let fake = Fake::new(&Description::h100s(2).and("tesla-t4", 1).with_mig(1, &["3g.40gb"]));
+    let mut looks = Looks::new(&fake);
+    let before = looks.look(&fake.paths());
+    assert_eq!((before.gpus.len(), before.gpus[2].mig_mode), (3, None));
+    for error in ["NOT_SUPPORTED", "NO_PERMISSION", "FUNCTION_NOT_FOUND"] {
+        fake.update(|d| d.faults = vec![Fault::error("nvmlDeviceGetMigMode", error).on_gpu(1)]);
+        let found = looks.look(&fake.paths());
+        assert_eq!([&found.gpus[0], &found.gpus[1]], [&before.gpus[0], &before.gpus[2]], "{error}");
+        let [problem] = &found.problems[..] else { panic!("{:?}", found.problems) };
+        assert_eq!((problem.left_out, problem.reason.kind), (true, TroubleKind::Unreadable));
+        assert_eq!(problem.uuid.as_ref(), Some(&before.gpus[1].uuid));
+    }
+    fake.update(|d| d.faults.clear());
+    assert_eq!(looks.look(&fake.paths()), before);
+}
+
+#[test]
+fn an_error_of_the_moment_leaves_the_recovery_action_that_was_told() {
+    let mut description = Description::h100s(1);
+    description.gpu(0).recovery_action = fake_nvml::RecoveryAction::DrainAndReset;
+    let fake = Fake::new(&description);
+    let mut looks = Looks::new(&fake);
+    assert_eq!(looks.look(&fake.paths()).gpus[0].recovery_action, Some(RecoveryAction::DrainAndReset));
+    for (error, problems, action) in [
+        ("UNKNOWN", 1, Some(RecoveryAction::DrainAndReset)),
+        ("NO_PERMISSION", 0, Some(RecoveryAction::DrainAndReset)),
+        ("INVALID_ARGUMENT", 0, Some(RecoveryAction::DrainAndReset)),
+        ("NOT_SUPPORTED", 0, None),
+        ("UNKNOWN", 1, None),
+    ] {
+        fake.update(|d| d.faults = vec![Fault::error("nvmlDeviceGetFieldValues", error)]);
+        let found = looks.look(&fake.paths());
+        assert_eq!((found.gpus[0].recovery_action, found.problems.len()), (action, problems), "{error}");
+    }
+    fake.update(|d| {
+        d.faults.clear();
+        d.gpu(0).recovery_action = fake_nvml::RecoveryAction::Reset;
+    });
+    assert_eq!(looks.look(&fake.paths()).gpus[0].recovery_action, Some(RecoveryAction::Reset));
+}

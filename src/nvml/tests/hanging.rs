@@ -77,11 +77,12 @@ async fn an_opening_that_hangs_stalls_the_session_and_can_be_held() {
     let status = listener.session.status();
     wait_until(|| status.stalled_for().is_some_and(|time| time > Duration::from_secs(1)), "a stall").await;
     listener.session.hold();
-    assert_eq!(listener.next().await, Report::OnHold);
+    assert_eq!(listener.next().await, Report::OnHold { closed: false });
     assert_eq!((status.hanging(), status.stalled_for()), (1, None));
     // What comes of it late is closed.
     fake.update(|d| d.faults.clear());
-    wait_until(|| status.hanging() == 0, "the thread's return").await;
+    assert_eq!(listener.next().await, Report::OnHold { closed: true });
+    assert_eq!(status.hanging(), 0);
     assert_eq!(fake.node.clients().unwrap(), 0);
     listener.session.resume();
     listener.inventory().await;
@@ -124,13 +125,18 @@ async fn a_wait_that_hangs_is_left_behind_and_another_one_begun() {
     let status = listener.session.status();
     fake.update(|d| d.faults = vec![Fault::delay("nvmlEventSetWait_v2", FOR_EVER)]);
     wait_until(|| status.hanging() == 1, "the thread to be left behind").await;
+    // The second one hangs as well, and stays.
+    wait_until(|| fake.count("nvmlEventSetCreate") == 2, "another thread").await;
+    tokio::time::sleep(PATIENCE.answer * 2).await;
+    assert_eq!((status.hanging(), fake.count("nvmlEventSetCreate")), (1, 2));
     fake.update(|d| d.faults.clear());
     wait_until(|| status.hanging() == 0, "its return").await;
-    wait_until(|| fake.count("nvmlDeviceRegisterEvents") == 2, "another set").await;
-    // The look after the registration.
-    listener.inventory().await;
-    fake.node.send(&Event::xid(79)).unwrap();
-    assert_eq!(listener.event().await.kind, EventKind::Xid(79));
+    listener.hears(&fake).await;
+    assert_eq!(
+        fake.count("nvmlEventSetFree") + 1,
+        fake.count("nvmlEventSetCreate"),
+        "each set is given back"
+    );
 }
 
 #[tokio::test]
@@ -140,10 +146,47 @@ async fn a_hold_does_not_wait_for_a_gpu_that_hangs() {
     let mut listener = Listener::new(fake.paths(), None);
     listener.inventory().await;
     listener.session.hold();
-    listener.pick(|report| (report == Report::OnHold).then_some(())).await;
+    listener.pick(|report| (report == Report::OnHold { closed: false }).then_some(())).await;
     assert_eq!(fake.node.clients().unwrap(), 1, "the thread that hangs keeps NVML open");
     fake.update(|d| d.faults.clear());
-    wait_until(|| fake.node.clients().unwrap() == 0, "the end of NVML").await;
+    assert_eq!(listener.next().await, Report::OnHold { closed: true });
+    assert_eq!(fake.node.clients().unwrap(), 0);
     listener.session.resume();
     listener.inventory_where(|found| found.gpus.len() == 2).await;
+}
+
+#[tokio::test]
+async fn a_gpu_that_answers_too_late_again_and_again_lets_no_look_wait() {
+    let fake = Fake::new(&Description::h100s(3));
+    let mut listener = Listener::listening(&fake).await;
+    let status = listener.session.status();
+    let late = u64::try_from(PATIENCE.answer.as_millis()).unwrap() * 3 / 2;
+    fake.update(|d| d.faults = vec![Fault::delay("nvmlDeviceGetUUID", late).on_gpu(0)]);
+    listener.session.rescan();
+    listener.inventory_where(|found| found.gpus.len() == 2).await;
+    wait_until(|| status.hanging() == 0, "the late answer").await;
+    let asked = fake.count("nvmlDeviceGetUUID");
+    let start = Instant::now();
+    let mut looks = 0;
+    while start.elapsed() < PATIENCE.answer * 4 {
+        listener.session.rescan();
+        let Report::Inventory { inventory, began } = listener.next().await else { continue };
+        assert!(began.elapsed() < PATIENCE.answer, "a look waited for it: {:?}", began.elapsed());
+        assert_eq!(inventory.gpus.len(), 2);
+        looks += 1;
+    }
+    assert!(fake.count("nvmlDeviceGetUUID") > asked + 2 * looks, "it was asked again");
+    fake.update(|d| d.faults.clear());
+    listener.inventory_where(|found| found.gpus.len() == 3).await;
+    assert_eq!(status.hanging(), 0);
+}
+
+#[tokio::test]
+async fn a_gpu_that_the_first_look_starts_may_take_its_time() {
+    let fake = Fake::new(&Description::h100s(2));
+    let slow = u64::try_from((PATIENCE.answer + PATIENCE.opening).as_millis()).unwrap() / 2;
+    fake.update(|d| d.faults = vec![Fault::delay("nvmlDeviceGetHandleByIndex_v2", slow).on_gpu(0)]);
+    let mut listener = Listener::new(fake.paths(), None);
+    let found = listener.inventory().await;
+    assert_eq!((found.gpus.len(), reasons(&found)), (2, Vec::new()));
 }

@@ -157,6 +157,20 @@ impl Listener {
         .await
     }
 
+    /// Returns once an event comes through; those before a registration do not.
+    async fn hears(&mut self, fake: &Fake) {
+        let sent = async {
+            loop {
+                fake.node.send(&Event::xid(79)).unwrap();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::select! {
+            event = self.event() => assert_eq!(event.kind, EventKind::Xid(79)),
+            () = sent => {}
+        }
+    }
+
     async fn expect_silence(&mut self, time: Duration) {
         let report = timeout(time, self.reports.recv()).await;
         assert!(report.is_err(), "{report:?}");

@@ -88,7 +88,7 @@ async fn on_hold_nvml_is_shut_down_and_nothing_is_called() {
     wait_until(|| fake.count("nvmlEventSetWait_v2") > 0, "a wait for events").await;
     assert_eq!(fake.node.clients().unwrap(), 1);
     listener.session.hold();
-    listener.pick(|report| (report == Report::OnHold).then_some(())).await;
+    listener.pick(|report| (report == Report::OnHold { closed: true }).then_some(())).await;
     assert_eq!(fake.node.clients().unwrap(), 0);
     assert_eq!(fake.count("nvmlEventSetFree"), 1);
     let calls = fake.calls();
@@ -97,7 +97,7 @@ async fn on_hold_nvml_is_shut_down_and_nothing_is_called() {
     listener.expect_silence(Duration::from_millis(700)).await;
     assert_eq!(fake.calls(), calls);
     listener.session.hold();
-    assert_eq!(listener.next().await, Report::OnHold, "said again to who asks again");
+    assert_eq!(listener.next().await, Report::OnHold { closed: true }, "said again to who asks again");
     listener.session.resume();
     assert_eq!(profiles(&listener.inventory().await, 0), ["7g.80gb"]);
     assert_eq!(fake.node.clients().unwrap(), 1);
@@ -122,4 +122,14 @@ async fn a_session_whose_reports_nobody_takes_ends_too() {
     listener.reports.close();
     fake.node.send(&Event::xid(31)).unwrap();
     wait_until(|| fake.node.clients().unwrap() == 0, "the end of NVML").await;
+}
+
+#[tokio::test]
+async fn an_opening_that_fails_leaves_no_thread_behind() {
+    let fake = Fake::new(&one_h100(&["7g.80gb"]));
+    fake.update(|d| d.driver = DriverState::NotLoaded);
+    let mut listener = Listener::new(fake.paths(), None);
+    listener.no_driver().await;
+    tokio::time::sleep(PATIENCE.answer + Duration::from_secs(1)).await;
+    assert_eq!(listener.session.status().hanging(), 0);
 }

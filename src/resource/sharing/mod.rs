@@ -4,7 +4,7 @@ use super::policy::{DeviceRef, DeviceSelection, SharedResource, TimeSlicing};
 use super::{Device, DeviceId, Replica, ResourceName, ResourceSet};
 
 /// What `renameByDefault` puts behind a name.
-const SHARED: &str = ".shared";
+pub(super) const SHARED: &str = ".shared";
 
 /// Replaces the devices that `sharing` names by their replicas.
 pub(super) fn share(set: &mut ResourceSet, sharing: &TimeSlicing) {

@@ -58,9 +58,13 @@ pub(super) fn call(id: &Id, body: impl FnOnce(&Call) -> Answer) -> c_int {
             return Err(Code::UNINITIALIZED);
         }
         let state = node::state()?;
-        node::check_driver(&state)?;
-        // A set that cannot be freed says nothing about the driver, and clients free them in destructors.
-        let call = Call { name, exempt: name == "nvmlEventSetFree", state };
+        // A set that cannot be freed says nothing about the driver, and clients free them in destructors: so it can be
+        // given back when the driver has gone, too.
+        let exempt = name == "nvmlEventSetFree";
+        if !exempt {
+            node::check_driver(&state)?;
+        }
+        let call = Call { name, exempt, state };
         call.fault(None, None)?;
         body(&call)
     })

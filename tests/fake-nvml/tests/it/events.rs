@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fake_nvml::{Description, Event, EventType, Fault, Node};
+use fake_nvml::{Description, DriverState, Event, EventType, Fault, Node};
 
 use crate::{call, client::Client, node};
 
@@ -143,4 +143,16 @@ fn a_wait_can_hang_until_its_fault_is_taken_out() {
         node.update(|d| d.faults.clear()).unwrap();
         assert_eq!(answer.recv_timeout(Duration::from_secs(30)), Ok(Some(TIMEOUT)));
     });
+}
+
+#[test]
+fn a_set_can_be_given_back_when_the_driver_has_gone() {
+    let (_folder, node) = node(&Description::h100s(1));
+    let client = Client::of(&node);
+    let set = client.listen(&[client.gpu(0).unwrap()], XID);
+    node.update(|d| d.driver = DriverState::NotLoaded).unwrap();
+    assert_eq!(client.wait(set, 0).err(), Some(9));
+    assert_eq!(call!(client, nvmlEventSetFree(set.0)), Ok(()));
+    node.update(|d| d.driver = DriverState::Loaded).unwrap();
+    assert_eq!(call!(client, nvmlEventSetFree(set.0)), Err(2), "it is gone");
 }
