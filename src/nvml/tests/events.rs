@@ -68,20 +68,6 @@ async fn a_change_of_the_mig_configuration_is_looked_at_without_being_asked() {
 }
 
 #[tokio::test]
-async fn a_change_of_the_mig_configuration_costs_one_look_though_two_ask_for_it() {
-    let fake = Fake::new(&one_h100(&["1g.10gb"]));
-    let mut listener = Listener::listening(&fake).await;
-    listener.expect_silence(Duration::from_millis(200)).await;
-    let before = fake.count("nvmlDeviceGetCount_v2");
-    fake.node.send(&Event::mig_config_change()).unwrap();
-    listener.event().await;
-    listener.session.rescan();
-    listener.inventory().await;
-    listener.expect_silence(Duration::from_millis(500)).await;
-    assert_eq!(fake.count("nvmlDeviceGetCount_v2"), before + 1);
-}
-
-#[tokio::test]
 async fn a_gpu_without_events_does_not_touch_the_others() {
     let mut description = Description::h100s(3);
     description.gpu(0).events = Some(Vec::new());
