@@ -77,7 +77,7 @@ pub(crate) fn merge(policy: TopologyPolicy, resources: &[Option<Vec<Hint>>]) -> 
     for hints in resources {
         let fits = |hint: &&Hint| {
             policy != TopologyPolicy::SingleNumaNode
-                || hint.preferred && hint.nodes.is_none_or(|nodes| nodes.is_power_of_two())
+                || hint.preferred && hint.nodes.is_none_or(Nodes::is_power_of_two)
         };
         let hints = match hints {
             None => vec![anything],
