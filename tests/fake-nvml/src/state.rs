@@ -28,6 +28,10 @@ pub struct NodeState {
     pub driver: DriverState,
     /// Whether privileged calls are refused.
     pub unprivileged: bool,
+    /// Whether a MIG device's handle names whatever is at its MIG index.
+    pub handles_reused: bool,
+    /// Whether entries of `proc` get another time of change with each call.
+    pub proc_times_move: bool,
     /// Versions of the profile query that the driver knows.
     pub profile_info_versions: Vec<u32>,
     /// The GPUs, by index.
@@ -177,6 +181,8 @@ impl NodeState {
             cuda_version: description.cuda().unwrap_or(0),
             driver: description.driver,
             unprivileged: description.unprivileged,
+            handles_reused: description.handles_reused,
+            proc_times_move: description.proc_times_move,
             profile_info_versions: description.profile_info_versions.clone(),
             gpus,
             connections,

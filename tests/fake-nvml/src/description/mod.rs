@@ -24,6 +24,13 @@ pub struct Description {
     pub driver: DriverState,
     /// The client has no privileges: calls that need them answer `NO_PERMISSION`.
     pub unprivileged: bool,
+    /// A MIG device's handle names whatever is at its MIG index, also after the device was destroyed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub handles_reused: bool,
+    /// The entries of `proc` get another time of change with each call, as kernels before 4.17 give them one with each
+    /// look.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub proc_times_move: bool,
     /// Which versions of the GPU instance profile query the driver knows; an old one knows only 1.
     pub profile_info_versions: Vec<u32>,
     /// The GPUs, by NVML index.
@@ -201,6 +208,8 @@ impl Default for Description {
             cuda_version: "13.0".to_owned(),
             driver: DriverState::Loaded,
             unprivileged: false,
+            handles_reused: false,
+            proc_times_move: false,
             profile_info_versions: vec![1, 2, 3],
             gpus: Vec::new(),
             topology: Topology::default(),
