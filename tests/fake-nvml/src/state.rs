@@ -6,7 +6,9 @@ use crate::{
     DriverState, EventType, NodeError,
     catalogue::{self, Model, Profile},
     description::{Description, Fault, Gpu, RecoveryAction},
-    layout, suggest, uuid,
+    layout, suggest,
+    topology::Connections,
+    uuid,
 };
 
 /// Highest minor number of a GPU that has capability minors.
@@ -30,6 +32,8 @@ pub struct NodeState {
     pub profile_info_versions: Vec<u32>,
     /// The GPUs, by index.
     pub gpus: Vec<GpuState>,
+    /// How they are connected.
+    pub connections: Connections,
     /// What goes wrong.
     pub faults: Vec<Fault>,
 }
@@ -155,6 +159,16 @@ impl NodeState {
             }
         }
         problems.extend(twice(&gpus));
+        // Indices of GPUs are those of the description only where all of them are right.
+        let connections = if gpus.len() == count {
+            Connections::resolve(&description.topology, &gpus)
+        } else {
+            Ok(Connections::default())
+        };
+        let connections = connections.unwrap_or_else(|wrong| {
+            problems.extend(wrong);
+            Connections::default()
+        });
         if !problems.is_empty() {
             return Err(NodeError::Invalid { file: None, problems });
         }
@@ -165,6 +179,7 @@ impl NodeState {
             unprivileged: description.unprivileged,
             profile_info_versions: description.profile_info_versions.clone(),
             gpus,
+            connections,
             faults: description.faults.clone(),
         })
     }

@@ -1,12 +1,14 @@
 //! What people write: a node, in YAML or by builders that read as sentences.
 
 mod instance;
+mod topology;
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 pub use instance::{ComputeInstance, Instance, UnknownProfile};
+pub use topology::{Branch, NvLinks, NvSwitch, Preset, Topology};
 
 use crate::{Code, EventType, NodeError, driver::CALLS, state::NodeState, suggest};
 
@@ -26,6 +28,9 @@ pub struct Description {
     pub profile_info_versions: Vec<u32>,
     /// The GPUs, by NVML index.
     pub gpus: Vec<Gpu>,
+    /// How they are connected.
+    #[serde(skip_serializing_if = "Topology::is_default")]
+    pub topology: Topology,
     /// What goes wrong, first match first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<Fault>,
@@ -198,6 +203,7 @@ impl Default for Description {
             unprivileged: false,
             profile_info_versions: vec![1, 2, 3],
             gpus: Vec::new(),
+            topology: Topology::default(),
             faults: Vec::new(),
         }
     }
@@ -240,6 +246,13 @@ impl Description {
     #[must_use]
     pub fn with_mig_mode(mut self, gpu: usize, on: bool) -> Self {
         self.set_mig_mode(gpu, on);
+        self
+    }
+
+    /// With the GPUs connected in this way.
+    #[must_use]
+    pub fn with_topology(mut self, topology: impl Into<Topology>) -> Self {
+        self.topology = topology.into();
         self
     }
 
