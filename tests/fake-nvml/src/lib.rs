@@ -46,7 +46,8 @@ mod uuid;
 
 pub use codes::Code;
 pub use description::{
-    ComputeInstance, Description, DriverState, Fault, Gpu, Instance, RecoveryAction, UnknownProfile,
+    ComputeInstance, Description, DriverState, Fault, Gpu, Instance, RecoveryAction, Right, Rights,
+    UnknownProfile, UnopenableSlices, UnprivilegedEvents, UuidLookup,
 };
 pub use driver::CALLS;
 pub use error::NodeError;
