@@ -8,7 +8,9 @@ use crate::{
     description::{
         Description, Fault, Gpu, RecoveryAction, Rights, UnopenableSlices, UnprivilegedEvents, UuidLookup,
     },
-    layout, suggest, uuid,
+    layout, suggest,
+    topology::Connections,
+    uuid,
 };
 
 /// Highest minor number of a GPU that has capability minors.
@@ -40,6 +42,8 @@ pub struct NodeState {
     pub profile_info_versions: Vec<u32>,
     /// The GPUs, by index.
     pub gpus: Vec<GpuState>,
+    /// How they are connected.
+    pub connections: Connections,
     /// What goes wrong.
     pub faults: Vec<Fault>,
 }
@@ -167,6 +171,16 @@ impl NodeState {
             }
         }
         problems.extend(twice(&gpus));
+        // Indices of GPUs are those of the description only where all of them are right.
+        let connections = if gpus.len() == count {
+            Connections::resolve(&description.topology, &gpus)
+        } else {
+            Ok(Connections::default())
+        };
+        let connections = connections.unwrap_or_else(|wrong| {
+            problems.extend(wrong);
+            Connections::default()
+        });
         if !problems.is_empty() {
             return Err(NodeError::Invalid { file: None, problems });
         }
@@ -182,6 +196,7 @@ impl NodeState {
             uuid_lookup: description.uuid_lookup,
             profile_info_versions: description.profile_info_versions.clone(),
             gpus,
+            connections,
             faults: description.faults.clone(),
         })
     }

@@ -2,6 +2,7 @@
 
 mod instance;
 mod rights;
+mod topology;
 
 use std::path::Path;
 
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use instance::{ComputeInstance, Instance, UnknownProfile};
 pub use rights::{Right, Rights, UnopenableSlices, UnprivilegedEvents, UuidLookup};
+pub use topology::{Branch, NvLinks, NvSwitch, Preset, Topology};
 
 use crate::{Code, EventType, NodeError, driver::CALLS, state::NodeState, suggest};
 
@@ -44,6 +46,9 @@ pub struct Description {
     pub profile_info_versions: Vec<u32>,
     /// The GPUs, by NVML index.
     pub gpus: Vec<Gpu>,
+    /// How they are connected.
+    #[serde(skip_serializing_if = "Topology::is_default")]
+    pub topology: Topology,
     /// What goes wrong, first match first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<Fault>,
@@ -226,6 +231,7 @@ impl Default for Description {
             uuid_lookup: UuidLookup::default(),
             profile_info_versions: vec![1, 2, 3],
             gpus: Vec::new(),
+            topology: Topology::default(),
             faults: Vec::new(),
         }
     }
@@ -275,6 +281,13 @@ impl Description {
     #[must_use]
     pub fn with_rights(mut self, rights: &[Right]) -> Self {
         self.rights = Rights::Held(rights.to_vec());
+        self
+    }
+
+    /// With the GPUs connected in this way.
+    #[must_use]
+    pub fn with_topology(mut self, topology: impl Into<Topology>) -> Self {
+        self.topology = topology.into();
         self
     }
 

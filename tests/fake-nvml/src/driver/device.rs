@@ -92,6 +92,7 @@ exports! { call call;
     }
     fn nvmlDeviceGetArchitecture(device: Handle, architecture: Out<u32>) {
         architecture.put(match call.device(device)?.gpu().model.architecture {
+            Architecture::Volta => 5,
             Architecture::Turing => 6,
             Architecture::Ampere => 7,
             Architecture::Hopper => 9,
@@ -211,7 +212,8 @@ exports! { call call;
         let device = call.device(device)?;
         let count = usize::try_from(count).ok().ok_or(Code::INVALID_ARGUMENT)?;
         let driver = driver_major(call);
-        values.each(count, |value| field(device.gpu(), driver, value))
+        let links = call.state.connections.links(device.gpu()).len();
+        values.each(count, |value| field(device.gpu(), driver, u32::try_from(links).unwrap_or(0), value))
     }
     fn nvmlDeviceGetNumaNodeId(device: Handle, _node: Out<u32>) {
         not_supported(call, device)
@@ -308,7 +310,7 @@ fn memory(call: &Call, device: Handle) -> Result<u64, Code> {
 /// Row remapping is not answered for while a GPU has instances, nor by models before Ampere.
 fn remappable(call: &Call, device: Handle) -> Answer {
     let gpu = call.gpu(device)?;
-    let known = gpu.model.architecture != Architecture::Turing && gpu.instances.is_empty();
+    let known = gpu.model.architecture >= Architecture::Ampere && gpu.instances.is_empty();
     if known { Ok(()) } else { Err(Code::NOT_SUPPORTED) }
 }
 
@@ -320,11 +322,13 @@ fn processes(call: &Call, device: Handle, count: Out<u32>, list: Array<ProcessIn
 }
 
 /// The fields that the fake knows; for others the value says that it is not supported.
-fn field(gpu: &GpuState, driver: u32, value: &mut FieldValue) {
+fn field(gpu: &GpuState, driver: u32, links: u32, value: &mut FieldValue) {
     /// `NVML_VALUE_TYPE_UNSIGNED_INT`.
     const UNSIGNED: u32 = 1;
     let mig = gpu.model.knows_mig();
     let answer = match value.id {
+        // NVML_FI_DEV_NVLINK_LINK_COUNT
+        91 if links > 0 => Some(links),
         // NVML_FI_DEV_IS_RESETLESS_MIG_SUPPORTED
         184 if mig => Some(u32::from(gpu.model.architecture != Architecture::Ampere)),
         // NVML_FI_DEV_IS_MIG_MODE_INDEPENDENT_MIG_QUERY_CAPABLE

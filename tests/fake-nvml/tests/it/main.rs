@@ -17,6 +17,7 @@ mod layouts;
 mod lifecycle;
 mod listing;
 mod rights;
+mod topology;
 
 use fake_nvml::{Description, Node};
 use tempfile::TempDir;
