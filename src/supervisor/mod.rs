@@ -323,6 +323,7 @@ impl<K: Kubelet> Supervisor<'_, K> {
             }
             Event::Look(look) => {
                 self.serving.take_look(look);
+                self.outlook.take_held(self.serving.held());
                 false
             }
             Event::Command(Command::Reload(reload)) => {

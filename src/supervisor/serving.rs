@@ -1,6 +1,6 @@
 //! What is being served: an endpoint per resource, and the rules by which a device leaves its list.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -137,6 +137,11 @@ impl<K: Kubelet> Serving<K> {
                 self.gate = Gate::NoKubelet(Instant::now() + DEAD_KUBELET);
             }
         }
+    }
+
+    /// The devices that pods may hold.
+    pub(super) fn held(&self) -> BTreeSet<DeviceId> {
+        self.held.claims().map(|claim| claim.device.clone()).collect()
     }
 
     /// Why it cannot be known which devices are free, for people.
