@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
 
-use super::folder::FileId;
 use super::claims::Claim;
+use super::folder::FileId;
 use crate::resource::DeviceId;
 
 /// The file's name, a constant of the kubelet.
@@ -63,8 +63,8 @@ impl Checkpoint {
     pub fn read(path: &Path) -> Result<Self, CheckpointError> {
         let unreadable = |source| CheckpointError::Unreadable { path: path.to_owned(), source };
         let (file, text) = read(path).map_err(unreadable)?;
-        let claims = claims(&text)
-            .map_err(|why| CheckpointError::UnknownForm { path: path.to_owned(), why })?;
+        let claims =
+            claims(&text).map_err(|why| CheckpointError::UnknownForm { path: path.to_owned(), why })?;
         Ok(Self { file, claims })
     }
 }
@@ -149,7 +149,7 @@ fn claims(text: &[u8]) -> Result<Vec<Claim>, String> {
 }
 
 fn numa_node(text: &str) -> Result<Option<u32>, String> {
-    let node: i64 = text.parse().map_err(|_| format!("{text:?} is not a NUMA node"))?;
+    let node: i64 = text.parse().map_err(|error| format!("{text:?} is not a NUMA node: {error}"))?;
     Ok(u32::try_from(node).ok())
 }
 
@@ -173,8 +173,7 @@ mod tests {
 
     #[test]
     fn what_a_kubelet_has_written_is_read() {
-        let expected =
-            [claim("nvidia.com/gpu", "GPU-0", Some(1)), claim("nvidia.com/gpu", "GPU-1", None)];
+        let expected = [claim("nvidia.com/gpu", "GPU-0", Some(1)), claim("nvidia.com/gpu", "GPU-1", None)];
         assert_eq!(claims(REAL.as_bytes()).unwrap(), expected);
     }
 

@@ -281,9 +281,9 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gone => f.write_str("the driver no longer has this device"),
-            Self::NotOffered => f.write_str(
-                "no longer offered under this name since the configuration or the layout changed",
-            ),
+            Self::NotOffered => {
+                f.write_str("no longer offered under this name since the configuration or the layout changed")
+            }
             Self::Blocked(why) => f.write_str(why),
             Self::Lost(why) => write!(f, "lost: {why}"),
             Self::NoAnswer(why) => write!(f, "does not answer: {why}"),

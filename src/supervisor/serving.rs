@@ -210,11 +210,12 @@ impl<K: Kubelet> Serving<K> {
         offer: &OfferPolicy,
     ) -> (Vec<(ResourceName, DeviceId, Option<u32>)>, Vec<(String, DeviceId)>) {
         let (mut ours, mut others) = (Vec::new(), Vec::new());
-        for Claim { resource, device, numa_node } in self.held.claims().filter(|it| it.device.is_the_drivers()) {
+        for Claim { resource, device, numa_node } in
+            self.held.claims().filter(|it| it.device.is_the_drivers())
+        {
             let name = resource.parse::<ResourceName>().ok();
-            let is_ours = |name: &ResourceName| {
-                offer.may_offer(name) || self.ledger.lists().contains_key(name)
-            };
+            let is_ours =
+                |name: &ResourceName| offer.may_offer(name) || self.ledger.lists().contains_key(name);
             match name.filter(is_ours) {
                 Some(name) => ours.push((name, device.clone(), *numa_node)),
                 None => others.push((resource.clone(), device.clone())),

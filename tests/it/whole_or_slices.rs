@@ -9,8 +9,7 @@ use tempfile::TempDir;
 use crate::reload::{Mount, strategy};
 use crate::rig::{GPU, Rig, mig};
 
-const REPLICAS: &str =
-    "sharing:\n  timeSlicing:\n    resources:\n    - name: nvidia.com/gpu\n      rename: nvidia.com/gpu.shared\n      replicas: 2\n";
+const REPLICAS: &str = "sharing:\n  timeSlicing:\n    resources:\n    - name: nvidia.com/gpu\n      rename: nvidia.com/gpu.shared\n      replicas: 2\n";
 
 /// How the configuration changes.
 #[derive(Clone, Copy)]

@@ -38,10 +38,7 @@ impl Blockers {
 }
 
 /// Why the first may not be used while the second may be.
-fn conflict(
-    (name, device): (&str, &Device),
-    (other, blocker): (&str, &Device),
-) -> Option<&'static str> {
+fn conflict((name, device): (&str, &Device), (other, blocker): (&str, &Device)) -> Option<&'static str> {
     if device.uuid == blocker.uuid {
         let both_shared = device.replica.is_some() && blocker.replica.is_some();
         let are_replicas = name == other && both_shared && device.is_same_hardware(blocker);

@@ -116,8 +116,7 @@ impl Ledger {
         for (name, targets) in &wanted.resources {
             let listed = next.lists.get(name).map_or(&[][..], Vec::as_slice);
             let taken: HashSet<_> = listed.iter().map(|device| &device.id).collect();
-            let new: Vec<_> =
-                targets.iter().filter(|target| !taken.contains(&target.id)).cloned().collect();
+            let new: Vec<_> = targets.iter().filter(|target| !taken.contains(&target.id)).cloned().collect();
             if !new.is_empty() {
                 next.lists.entry(name.clone()).or_default().extend(new);
             }
@@ -179,8 +178,7 @@ fn on_its_way_out(device: &Device, inventory: Option<&Inventory>) -> Device {
     let (device, reason) = match there {
         Some(there) if device.is_known_by_id_only() => {
             let numa_node = device.numa_node.or(there.numa_node);
-            let known =
-                Device { id: device.id.clone(), replica: device.replica, numa_node, ..there };
+            let known = Device { id: device.id.clone(), replica: device.replica, numa_node, ..there };
             (known, Reason::NotOffered)
         }
         Some(there) if there.is_same_hardware(device) => (device.clone(), Reason::NotOffered),
