@@ -3,7 +3,7 @@
 use std::{
     ffi::c_int,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -74,6 +74,8 @@ fn answer(id: &Id, body: impl FnOnce(&'static str) -> Answer) -> c_int {
     // A mistake in the fake must not take the client down.
     let answered = catch_unwind(AssertUnwindSafe(|| {
         id.count();
+        // Waits while another call holds the library.
+        drop(library());
         body(id.name)
     }));
     match answered {
@@ -83,14 +85,21 @@ fn answer(id: &Id, body: impl FnOnce(&'static str) -> Answer) -> c_int {
     }
 }
 
+/// The lock that a slow call of the library can hold, so that every other call of the process waits.
+static LIBRARY: Mutex<()> = Mutex::new(());
+
+fn library() -> MutexGuard<'static, ()> {
+    LIBRARY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Takes as long as these faults say, or until they are taken out of the description.
 pub(super) fn delay<'a>(faults: impl IntoIterator<Item = &'a Fault>) {
-    for fault in faults {
-        let end = Instant::now() + Duration::from_millis(fault.delay_ms.unwrap_or(0));
-        let stands = || node::state().is_ok_and(|now| now.faults.contains(fault));
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() || !stands() {
+    for fault in faults.into_iter().filter(|fault| fault.slows()) {
+        let _held = fault.holds_library.then(library);
+        let end = fault.delay_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
+        while node::state().is_ok_and(|now| now.faults.contains(fault)) {
+            let left = end.map_or(STEP_OF_A_DELAY, |end| end.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
                 break;
             }
             host::pause(left.min(STEP_OF_A_DELAY));
