@@ -205,13 +205,15 @@ pub(crate) struct PlacedCompute {
     pub(crate) start: u32,
     pub(crate) index: Option<u32>,
     pub(crate) uuid: Option<String>,
+    pub(crate) access_file_gone: bool,
 }
 
 /// Decides ID and placement of a GPU instance's compute instances; or lists what is wrong.
 pub(crate) fn place_compute(instance: &Instance, g: u32) -> Result<Vec<PlacedCompute>, Vec<String>> {
     let Some(wanted) = &instance.compute else {
         let (index, uuid) = (instance.index, instance.uuid.clone());
-        return Ok(vec![PlacedCompute { slices: g, ci: 0, start: 0, index, uuid }]);
+        let access_file_gone = instance.access_file_gone;
+        return Ok(vec![PlacedCompute { slices: g, ci: 0, start: 0, index, uuid, access_file_gone }]);
     };
     let mut problems = Vec::new();
     let several = wanted.len() != 1;
@@ -262,6 +264,7 @@ pub(crate) fn place_compute(instance: &Instance, g: u32) -> Result<Vec<PlacedCom
             start,
             index: compute.index.or(instance.index),
             uuid: compute.uuid.clone().or_else(|| instance.uuid.clone()),
+            access_file_gone: compute.access_file_gone || instance.access_file_gone,
         });
     }
     for (at, compute) in placed.iter().enumerate() {

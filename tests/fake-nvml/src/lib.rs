@@ -48,8 +48,8 @@ mod uuid;
 
 pub use codes::Code;
 pub use description::{
-    Branch, ComputeInstance, Description, DriverState, Fault, Gpu, Instance, NvLinks, NvSwitch, Preset,
-    RecoveryAction, Topology, UnknownProfile,
+    Branch, ComputeInstance, Description, DriverState, Fault, Gpu, Instance, Nodes, NvLinks, NvSwitch,
+    Preset, RecoveryAction, Topology, UnknownProfile,
 };
 pub use driver::CALLS;
 pub use error::NodeError;

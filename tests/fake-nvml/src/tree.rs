@@ -1,7 +1,9 @@
 //! The files of a node with NVIDIA's driver, below `proc`, `dev` and `sys`.
 //!
-//! They come and go with the instances. Only what the fake makes is ever removed: in `dev` the names that
-//! start with `nvidia`, in `proc/driver` and `sys/bus/pci/devices` everything.
+//! Capability files come and go with the instances; their folders' times stand still, as in a real `/proc`.
+//! Device nodes of instances are made when somebody asks for them, and nobody removes them. Only what the fake
+//! makes is ever removed: in `dev` the names that start with `nvidia`, in `proc/driver` and
+//! `sys/bus/pci/devices` everything.
 
 use std::{
     collections::BTreeMap,
@@ -23,12 +25,30 @@ use crate::{
 const NVIDIA_MAJOR: u32 = 195;
 const UVM_MAJOR: u32 = 508;
 const CAPS_MAJOR: u32 = 511;
+/// Major versions of the driver that changed what is in `/proc`.
+const FIRST_WITH_FABRIC: u32 = 525;
+const FIRST_WITHOUT_FRONTEND: u32 = 545;
+const FIRST_WITH_IMEX: u32 = 550;
+/// The last capability minor: after those of 32 GPUs.
+const IMEX_MINOR: u32 = 4323;
 /// GPU minors that have capability minors.
 const GPUS: u32 = 32;
 
+/// Where the capability files are.
+const CAPABILITIES: &str = "proc/driver/nvidia/capabilities";
+
 enum Entry {
+    Folder,
     Text(String),
-    Device(u32, u32),
+    Device(Device),
+}
+
+/// A device node: its numbers and its mode.
+#[derive(Clone, Copy)]
+struct Device {
+    major: u32,
+    minor: u32,
+    mode: u32,
 }
 
 /// The folder of the fake's own files in a node.
@@ -59,33 +79,100 @@ pub(crate) fn replace(root: &Path, path: &Path, contents: &[u8]) -> Result<(), N
     fs::rename(&temporary, path).map_err(NodeError::io("write", path))
 }
 
-/// Makes the tree as the state has it: writes what differs, removes what is gone. To be called `locked`.
-pub(crate) fn write(root: &Path, state: &NodeState) -> Result<(), NodeError> {
+/// Makes the tree as the state has it: writes what differs, removes what is gone. Answers whether capability files
+/// changed. To be called `locked`.
+pub(crate) fn write(root: &Path, state: &NodeState) -> Result<bool, NodeError> {
+    let before = Times::of(&root.join(CAPABILITIES));
+    let changed = write_all(root, state)?;
+    before.restore();
+    Ok(changed)
+}
+
+fn write_all(root: &Path, state: &NodeState) -> Result<bool, NodeError> {
     let wanted = entries(state);
-    forget_replaced(root, state)?;
-    for folder in ["proc/driver", "dev/nvidia-caps", "sys/bus/pci/devices"] {
+    let capabilities = |path: &Path| path.starts_with(CAPABILITIES) && path.ends_with("access");
+    let mut changed = forget_replaced(root, state)?;
+    changed |= files_below(&root.join(CAPABILITIES)).iter().any(|file| {
+        file.strip_prefix(root).is_ok_and(|file| capabilities(file) && !wanted.contains_key(file))
+    });
+    for folder in ["proc/driver", "sys/bus/pci/devices"] {
         sweep(root, &root.join(folder), &wanted)?;
     }
     sweep_devices(root, &wanted)?;
-    for (path, entry) in &wanted {
-        let path = root.join(path);
+    for (relative, entry) in &wanted {
+        let path = root.join(relative);
         match entry {
+            Entry::Folder => fs::create_dir_all(&path).map_err(NodeError::io("make", &path))?,
             Entry::Text(text) => {
                 if fs::read(&path).is_ok_and(|found| found == text.as_bytes()) {
                     continue;
                 }
+                changed |= capabilities(relative);
                 make_parent(&path)?;
                 replace(root, &path, text.as_bytes())?;
             }
-            Entry::Device(major, minor) => make_device(&path, *major, *minor)?,
+            Entry::Device(device) => make_device(&path, *device)?,
         }
     }
-    Ok(())
+    Ok(changed)
+}
+
+/// Makes the device nodes of all instances, as what runs on a host does when it is told to. To be called `locked`.
+pub(crate) fn make_capability_nodes(root: &Path, state: &NodeState) -> Result<(), NodeError> {
+    let instances = state.gpus.iter().flat_map(|gpu| &gpu.instances);
+    let minors = instances.flat_map(|instance| {
+        [instance.minor].into_iter().chain(instance.compute.iter().map(|compute| compute.minor))
+    });
+    if state.driver == DriverState::NotLoaded {
+        return Ok(());
+    }
+    minors.into_iter().try_for_each(|minor| make_capability_node(root, minor))
+}
+
+/// Makes the device node of one capability, if it is not there.
+pub(crate) fn make_capability_node(root: &Path, minor: u32) -> Result<(), NodeError> {
+    let (name, device) = capability_node(minor, 0o444);
+    make_device(&root.join(name), device)
+}
+
+/// When folders were changed. A real `/proc` does not tell by them what came or went.
+struct Times(Vec<(PathBuf, SystemTime)>);
+
+impl Times {
+    fn of(folder: &Path) -> Self {
+        let mut times = Vec::new();
+        let mut folders = vec![folder.to_owned()];
+        while let Some(folder) = folders.pop() {
+            let modified = fs::metadata(&folder).and_then(|found| found.modified());
+            let below = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
+            folders.extend(below.filter(|path| path.is_dir()));
+            times.extend(modified.ok().map(|time| (folder, time)));
+        }
+        Self(times)
+    }
+
+    fn restore(self) {
+        for (folder, time) in self.0 {
+            // One that is gone needs none.
+            let _restored = File::open(folder).and_then(|folder| folder.set_modified(time));
+        }
+    }
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    files
 }
 
 /// Removes the capability files of instances that are others than those they were written for, so that they are made
-/// anew as the driver does it: another file under the same name.
-fn forget_replaced(root: &Path, state: &NodeState) -> Result<(), NodeError> {
+/// anew as the driver does it: another file under the same name. Answers whether there were any.
+fn forget_replaced(root: &Path, state: &NodeState) -> Result<bool, NodeError> {
     let file = control(root).join("instances");
     let before = fs::read_to_string(&file).unwrap_or_default();
     let now = identities(state);
@@ -94,16 +181,19 @@ fn forget_replaced(root: &Path, state: &NodeState) -> Result<(), NodeError> {
         let _infallible = writeln!(text, "{path} {identity}");
     }
     if text == before {
-        return Ok(());
+        return Ok(false);
     }
+    let mut removed = false;
     for (path, identity) in before.lines().filter_map(|line| line.split_once(' ')) {
         let replaced = now.get(path).is_some_and(|now| now != identity);
         let file = root.join(path);
         if replaced && file.is_file() {
             fs::remove_file(&file).map_err(NodeError::io("remove", &file))?;
+            removed = true;
         }
     }
-    replace(root, &file, text.as_bytes())
+    replace(root, &file, text.as_bytes())?;
+    Ok(removed)
 }
 
 /// By capability file: which instance it belongs to.
@@ -127,7 +217,7 @@ fn identities(state: &NodeState) -> BTreeMap<String, String> {
 }
 
 fn instance_folder(gpu: &GpuState, instance: &GpuInstanceState) -> String {
-    format!("proc/driver/nvidia/capabilities/gpu{}/mig/gi{}", gpu.minor, instance.gi)
+    format!("{CAPABILITIES}/gpu{}/mig/gi{}", gpu.minor, instance.gi)
 }
 
 fn make_parent(path: &Path) -> Result<(), NodeError> {
@@ -138,7 +228,8 @@ fn make_parent(path: &Path) -> Result<(), NodeError> {
 }
 
 /// Makes a device node, or a plain file where this process may make none.
-fn make_device(path: &Path, major: u32, minor: u32) -> Result<(), NodeError> {
+fn make_device(path: &Path, device: Device) -> Result<(), NodeError> {
+    let Device { major, minor, mode } = device;
     if let Ok(found) = fs::symlink_metadata(path) {
         let right = found.file_type().is_char_device() && found.rdev() == libc::makedev(major, minor);
         // A plain file is left as it is: it was made where no device could be.
@@ -148,7 +239,7 @@ fn make_device(path: &Path, major: u32, minor: u32) -> Result<(), NodeError> {
         fs::remove_file(path).map_err(NodeError::io("remove", path))?;
     }
     make_parent(path)?;
-    if host::is_root() && host::make_character_device(path, major, minor).is_ok() {
+    if host::is_root() && host::make_character_device(path, major, minor, mode).is_ok() {
         return Ok(());
     }
     fs::write(path, []).map_err(NodeError::io("write", path))
@@ -165,6 +256,9 @@ fn sweep(root: &Path, folder: &Path, wanted: &BTreeMap<PathBuf, Entry>) -> Resul
         let path = entry.map_err(NodeError::io("read", folder))?.path();
         if path.is_dir() {
             sweep(root, &path, wanted)?;
+            if path.strip_prefix(root).is_ok_and(|relative| wanted.contains_key(relative)) {
+                continue;
+            }
             let empty = fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_none());
             if empty {
                 fs::remove_dir(&path).map_err(NodeError::io("remove", &path))?;
@@ -204,7 +298,8 @@ fn entries(state: &NodeState) -> BTreeMap<PathBuf, Entry> {
         text(format!("{folder}/class"), "0x030200\n".to_owned());
     }
     let loaded = state.driver != DriverState::NotLoaded;
-    text("proc/devices".to_owned(), devices(loaded));
+    let major = state.driver_version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
+    text("proc/devices".to_owned(), devices(loaded, major));
     if !loaded {
         return entries;
     }
@@ -214,18 +309,34 @@ fn entries(state: &NodeState) -> BTreeMap<PathBuf, Entry> {
         format!("NVRM version: NVIDIA UNIX x86_64 Kernel Module  {version}  (fake-nvml)\n"),
     );
     text("proc/driver/nvidia-caps/mig-minors".to_owned(), mig_minors());
-    text("proc/driver/nvidia/capabilities/mig/config".to_owned(), capability(1, 256));
-    text("proc/driver/nvidia/capabilities/mig/monitor".to_owned(), capability(2, 292));
+    text(format!("{CAPABILITIES}/mig/config"), capability(1, 256));
+    text(format!("{CAPABILITIES}/mig/monitor"), capability(2, 292));
+    if major >= FIRST_WITH_FABRIC {
+        text("proc/driver/nvidia-caps/nvlink-minors".to_owned(), "fabric-mgmt 0\n".to_owned());
+        text(format!("{CAPABILITIES}/fabric-mgmt"), capability(0, 256));
+        let imex =
+            if major >= FIRST_WITH_IMEX { format!("fabric-imex-mgmt {IMEX_MINOR}\n") } else { String::new() };
+        text("proc/driver/nvidia-caps/sys-minors".to_owned(), imex);
+    }
+    if major >= FIRST_WITH_IMEX {
+        text(format!("{CAPABILITIES}/fabric-imex-mgmt"), capability(IMEX_MINOR, 256));
+    }
     for gpu in &state.gpus {
         text(format!("proc/driver/nvidia/gpus/{}/information", gpu.pci), information(gpu));
         for instance in &gpu.instances {
             let folder = instance_folder(gpu, instance);
-            text(format!("{folder}/access"), capability(instance.minor, 292));
-            for compute in &instance.compute {
+            if !instance.access_file_gone {
+                text(format!("{folder}/access"), capability(instance.minor, 292));
+            }
+            for compute in instance.compute.iter().filter(|compute| !compute.access_file_gone) {
                 text(format!("{folder}/ci{}/access", compute.ci), capability(compute.minor, 292));
             }
         }
     }
+    let folders = state.gpus.iter().map(|gpu| format!("{CAPABILITIES}/gpu{}/mig", gpu.minor));
+    let folders =
+        folders.flat_map(|mig| [PathBuf::from(&mig).parent().map(Path::to_owned), Some(mig.into())]);
+    entries.extend(folders.flatten().map(|folder| (folder, Entry::Folder)));
     entries.extend(device_nodes(state));
     entries
 }
@@ -233,31 +344,33 @@ fn entries(state: &NodeState) -> BTreeMap<PathBuf, Entry> {
 fn device_nodes(state: &NodeState) -> BTreeMap<PathBuf, Entry> {
     let mut nodes = BTreeMap::new();
     let mut node = |name: String, major, minor| {
-        nodes.insert(PathBuf::from(format!("dev/{name}")), Entry::Device(major, minor));
+        let device = Device { major, minor, mode: 0o666 };
+        nodes.insert(PathBuf::from(format!("dev/{name}")), Entry::Device(device));
     };
     node("nvidiactl".to_owned(), NVIDIA_MAJOR, 255);
     node("nvidia-modeset".to_owned(), NVIDIA_MAJOR, 254);
     node("nvidia-uvm".to_owned(), UVM_MAJOR, 0);
     node("nvidia-uvm-tools".to_owned(), UVM_MAJOR, 1);
-    let mut capabilities = vec![1, 2];
     for gpu in &state.gpus {
         node(format!("nvidia{}", gpu.minor), NVIDIA_MAJOR, gpu.minor);
-        for instance in &gpu.instances {
-            capabilities.push(instance.minor);
-            capabilities.extend(instance.compute.iter().map(|compute| compute.minor));
-        }
     }
-    for minor in capabilities {
-        node(format!("nvidia-caps/nvidia-cap{minor}"), CAPS_MAJOR, minor);
+    for (minor, mode) in [(1, 0o400), (2, 0o444)] {
+        let (name, device) = capability_node(minor, mode);
+        nodes.insert(name, Entry::Device(device));
     }
     nodes
 }
 
-fn devices(loaded: bool) -> String {
+fn capability_node(minor: u32, mode: u32) -> (PathBuf, Device) {
+    let name = PathBuf::from(format!("dev/nvidia-caps/nvidia-cap{minor}"));
+    (name, Device { major: CAPS_MAJOR, minor, mode })
+}
+
+fn devices(loaded: bool, driver_major: u32) -> String {
     let mut text = "Character devices:\n  1 mem\n  5 /dev/tty\n".to_owned();
     if loaded {
         for (major, name) in [
-            (NVIDIA_MAJOR, "nvidia"),
+            (NVIDIA_MAJOR, if driver_major < FIRST_WITHOUT_FRONTEND { "nvidia-frontend" } else { "nvidia" }),
             (NVIDIA_MAJOR, "nvidia-modeset"),
             (NVIDIA_MAJOR, "nvidiactl"),
             (UVM_MAJOR, "nvidia-uvm"),

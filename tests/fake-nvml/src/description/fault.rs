@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Code, driver::CALLS, suggest};
 
+/// The calls that can fail late.
+const DESTROYS: [&str; 2] = ["nvmlGpuInstanceDestroy", "nvmlComputeInstanceDestroy"];
+
 /// Something that goes wrong, or takes long, in some calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -28,6 +31,9 @@ pub struct Fault {
     /// Meanwhile every other call of the process waits: the library has a lock that this one holds.
     #[serde(default, skip_serializing_if = "super::is_false")]
     pub holds_library: bool,
+    /// The error comes when the work has begun: a destroy has taken the capability file away by then.
+    #[serde(default, skip_serializing_if = "super::is_false")]
+    pub late: bool,
 }
 
 impl Fault {
@@ -53,6 +59,13 @@ impl Fault {
     #[must_use]
     pub fn holding_library(mut self) -> Self {
         self.holds_library = true;
+        self
+    }
+
+    /// The error comes when the work has begun.
+    #[must_use]
+    pub fn late(mut self) -> Self {
+        self.late = true;
         self
     }
 
@@ -109,6 +122,9 @@ impl Fault {
             problems.push(format!(
                 "{key}.holdsLibrary: needs delayMs or hangs, or the call holds it for no time"
             ));
+        }
+        if self.late && !(DESTROYS.contains(&self.call.as_str()) && self.error.is_some()) {
+            problems.push(format!("{key}.late: needs error, and as call one of {}", DESTROYS.join(", ")));
         }
         match &self.error {
             Some(name) if self.code().is_none() => {

@@ -38,6 +38,9 @@ pub struct Instance {
     /// instances one of their own.
     #[serde(skip_serializing_if = "is_first")]
     pub generation: u32,
+    /// It is there without its capability files, and its compute instances too: a destroy failed late.
+    #[serde(skip_serializing_if = "super::is_false")]
+    pub access_file_gone: bool,
     /// What the profile is, where the catalogue does not have it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unknown_profile: Option<UnknownProfile>,
@@ -72,6 +75,9 @@ pub struct ComputeInstance {
     /// UUID; where absent, derived.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uuid: Option<String>,
+    /// It is there without its capability file: a destroy failed late.
+    #[serde(skip_serializing_if = "super::is_false")]
+    pub access_file_gone: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
@@ -178,6 +184,8 @@ struct LongInstance {
     compute: Option<Vec<ComputeInstance>>,
     #[serde(default)]
     generation: u32,
+    #[serde(default)]
+    access_file_gone: bool,
     unknown_profile: Option<UnknownProfile>,
 }
 
@@ -189,6 +197,8 @@ struct LongComputeInstance {
     start: Option<u32>,
     index: Option<u32>,
     uuid: Option<String>,
+    #[serde(default)]
+    access_file_gone: bool,
 }
 
 impl<'de> Deserialize<'de> for Instance {
@@ -230,6 +240,7 @@ impl<'de> Deserialize<'de> for Instance {
                     uuid: long.uuid,
                     compute: long.compute,
                     generation: long.generation,
+                    access_file_gone: long.access_file_gone,
                     unknown_profile: long.unknown_profile,
                 })
             }
@@ -260,6 +271,7 @@ impl<'de> Deserialize<'de> for ComputeInstance {
                     start: long.start,
                     index: long.index,
                     uuid: long.uuid,
+                    access_file_gone: long.access_file_gone,
                 })
             }
         }

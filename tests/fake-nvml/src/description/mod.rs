@@ -30,6 +30,11 @@ pub struct Description {
     pub profile_info_versions: Vec<u32>,
     /// The GPUs, by NVML index.
     pub gpus: Vec<Gpu>,
+    /// Who makes the device nodes of instances that come.
+    pub nodes: Nodes,
+    /// How long the capability file of an instance is there before NVML lists it, and gone before NVML stops to, in ms.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub file_gap_ms: u64,
     /// How they are connected.
     #[serde(skip_serializing_if = "Topology::is_default")]
     pub topology: Topology,
@@ -49,6 +54,17 @@ pub enum DriverState {
     NotLoaded,
     /// It is another version than the library: `LIB_RM_VERSION_MISMATCH`.
     VersionMismatch,
+}
+
+/// Who makes the device nodes of instances that come. Nobody removes those of instances that go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Nodes {
+    /// The library, in the process that first asks for the MIG device.
+    #[default]
+    OnUse,
+    /// Only [`Node::make_nodes`](crate::Node::make_nodes), as `nvidia-modprobe` or `nvidia-ctk` do.
+    ByHand,
 }
 
 /// A GPU.
@@ -117,6 +133,11 @@ fn is_one(count: &u32) -> bool {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
 fn is_false(value: &bool) -> bool {
     !*value
 }
@@ -150,6 +171,8 @@ impl Default for Description {
             unprivileged: false,
             profile_info_versions: vec![1, 2, 3],
             gpus: Vec::new(),
+            nodes: Nodes::default(),
+            file_gap_ms: 0,
             topology: Topology::default(),
             faults: Vec::new(),
         }

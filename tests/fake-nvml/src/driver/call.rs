@@ -142,11 +142,17 @@ impl Call {
     pub(super) fn fault(&self, gpu: Option<u32>, mig: Option<u32>) -> Answer {
         for fault in self.faults(gpu, mig) {
             delay([fault]);
-            if let Some(code) = fault.code() {
+            if let Some(code) = fault.code().filter(|_| !fault.late) {
                 return Err(code);
             }
         }
         Ok(())
+    }
+
+    /// The code with which this call fails when its work has begun.
+    pub(super) fn fails_late(&self, gpu: u32, mig: Option<u32>) -> Option<Code> {
+        let faults = self.faults(None, None).chain(self.faults(Some(gpu), mig));
+        faults.filter(|fault| fault.late).find_map(Fault::code)
     }
 
     /// The faults that apply to calls about exactly this GPU (`None`: about no certain one) or MIG device.
@@ -260,8 +266,9 @@ pub(super) fn compute_handle(gpu: &GpuState, instance: &GpuInstanceState, ci: u3
 }
 
 /// A MIG device's handle.
-pub(super) fn mig_handle(gpu: &GpuState, mig: &MigState) -> Result<Handle, Code> {
+pub(super) fn mig_handle(call: &Call, gpu: &GpuState, mig: &MigState) -> Result<Handle, Code> {
     let instance = gpu.instance(mig.gi).ok_or(Code::NOT_FOUND)?;
+    node::make_nodes(&call.state, &[mig.gi_minor, mig.ci_minor]);
     Ok(node::shared().handles.of(Object::Mig(key(gpu, instance), mig.ci)))
 }
 

@@ -41,7 +41,7 @@ exports! { call call;
         // A hole is as good as the end: only NOT_FOUND up to the maximum says that nothing comes.
         let found = gpu.mig.iter().find(|mig| mig.index == index).ok_or(Code::NOT_FOUND)?;
         call.fault(Some(gpu.index), Some(found.index))?;
-        mig.put(mig_handle(gpu, found)?)
+        mig.put(mig_handle(call, gpu, found)?)
     }
     fn nvmlDeviceGetDeviceHandleFromMigDeviceHandle(mig: Handle, device: Out<Handle>) {
         let (gpu, _) = call.mig(mig)?;
