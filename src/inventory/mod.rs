@@ -20,6 +20,9 @@ pub use profile::{InvalidProfile, Profile};
 pub struct Inventory {
     /// The driver's version as NVML gives it, e.g. `580.95.05`.
     pub driver_version: String,
+    /// What the kernel driver says of itself in `/proc/driver/nvidia/version`, where that can be read.
+    #[serde(skip)]
+    pub kernel_module: Option<String>,
     /// The newest CUDA version that the driver supports, e.g. `13.0`.
     pub cuda_version: Option<String>,
     /// The library file that was opened.
@@ -305,6 +308,13 @@ impl Problem {
 }
 
 impl Inventory {
+    /// Whether the kernel driver is the one that `other` was read from, as far as it can be told. Another one has reset
+    /// every GPU.
+    pub fn is_of_same_driver(&self, other: &Self) -> bool {
+        let modules = self.kernel_module.as_ref().zip(other.kernel_module.as_ref());
+        self.driver_version == other.driver_version && modules.is_none_or(|(a, b)| a == b)
+    }
+
     /// Keeps what `previous` knew of GPUs and MIG devices that cannot be read this time, marked with the
     /// reason: a device that does not answer is sick, not gone.
     #[must_use]

@@ -12,6 +12,9 @@ use crate::inventory::{CONTROL_NODES, DeviceNode, FileStamp, below};
 /// thousands of lines, whether the instance exists or not. `gpuN` in it is the GPU's minor number.
 const MIG_MINORS: &str = "driver/nvidia-caps/mig-minors";
 
+/// Below the proc root: the loaded kernel driver's version and build, in the first line.
+const VERSION: &str = "driver/nvidia/version";
+
 /// Below the proc root: a folder for each instance that exists.
 const CAPABILITIES: &str = "driver/nvidia/capabilities";
 
@@ -89,6 +92,12 @@ fn number(text: &[u8]) -> Option<(u32, &[u8])> {
 
 fn capability_node(roots: &Roots, minor: u32) -> DeviceNode {
     device_node(roots, format!("/dev/nvidia-caps/nvidia-cap{minor}"))
+}
+
+/// What the kernel driver says of itself; `None` where it cannot be read.
+pub(super) fn kernel_module(roots: &Roots) -> Option<String> {
+    let text = fs::read_to_string(roots.proc.join(VERSION)).ok()?;
+    text.lines().next().map(str::to_owned)
 }
 
 /// The GPU's own node. Its number is the minor, not the index.

@@ -150,6 +150,10 @@ impl Outlook {
         self.heard = true;
         let previous = self.known.inventory.take();
         let first = previous.is_none();
+        if previous.as_ref().is_some_and(|previous| !previous.is_of_same_driver(&inventory)) {
+            info!(driver = inventory.driver_version, "another kernel driver: every GPU has been reset");
+            self.known.health.driver_gone(true);
+        }
         let inventory = match &previous {
             Some(previous) => inventory.with_unreadable_from(previous),
             None => inventory,
@@ -212,7 +216,7 @@ impl Outlook {
         }
     }
 
-    /// There is no driver at the moment; with `unloaded`, because the kernel driver has gone or was replaced.
+    /// There is no driver at the moment; with `unloaded`, because the kernel driver has gone.
     pub(super) fn take_no_driver(&mut self, why: String, unloaded: bool) {
         self.changed |= self.no_driver.as_ref() != Some(&why) || matches!(self.hold, Hold::Ending(_));
         self.heard = true;

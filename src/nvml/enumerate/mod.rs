@@ -138,6 +138,7 @@ impl Driver {
     pub(super) fn inventory(&self, roots: &Roots, parts: impl IntoIterator<Item = Part>) -> Inventory {
         let mut inventory = Inventory {
             driver_version: self.version.clone(),
+            kernel_module: caps::kernel_module(roots),
             cuda_version: self.cuda_version.clone(),
             library: self.library.clone(),
             control_nodes: caps::control_nodes(roots),
