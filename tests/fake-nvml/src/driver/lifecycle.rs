@@ -56,8 +56,9 @@ exports! { call call;
         let fails = call.fails_late(gpu.index, None);
         change(gpu, |gpu| match fails {
             Some(_) => {
-                let failed = gpu.layout.iter_mut().find(|other| other.gi == Some(instance.gi));
-                failed.into_iter().for_each(|failed| failed.access_file_gone = true);
+                if let Some(failed) = gpu.layout.iter_mut().find(|other| other.gi == Some(instance.gi)) {
+                    failed.access_file_gone = true;
+                }
             }
             None => gpu.layout.retain(|other| other.gi != Some(instance.gi)),
         })?;
@@ -79,7 +80,11 @@ exports! { call call;
             let Some(list) = compute_list(gpu, instance.gi, instance.profile.g) else { return };
             let mine = |other: &ComputeInstance| other.ci.unwrap_or(0) == compute.ci;
             match fails {
-                Some(_) => list.iter_mut().filter(|other| mine(other)).for_each(|other| other.access_file_gone = true),
+                Some(_) => {
+                    if let Some(failed) = list.iter_mut().find(|other| mine(other)) {
+                        failed.access_file_gone = true;
+                    }
+                }
                 None => list.retain(|other| !mine(other)),
             }
         })?;
