@@ -311,6 +311,14 @@ fn mark_incomplete(wanted: &mut ResourceSet, cdi: &mut Cdi, inventory: &Inventor
             );
         }
     }
+    if let Ok(update) = &update {
+        wanted.warnings.extend(update.absent.iter().map(|feature| {
+            format!(
+                "--{0}-enabled: this node has no device node of {0}, so containers do not get it by CDI",
+                feature.word()
+            )
+        }));
+    }
     wanted.mark(|device| {
         let reason = match &update {
             Ok(update) => {

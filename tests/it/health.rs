@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fake_kubelet::PodSpec;
-use fake_nvml::{Description, DriverState, Event, Fault, Instance, RecoveryAction};
+use fake_nvml::{Description, DriverState, Event, Fault, Instance, RecoveryAction, UnprivilegedEvents};
 use tokio::time::sleep;
 
 use crate::rig::{GPU, Rig, mig, wait_until};
@@ -257,6 +257,7 @@ async fn ten_thousand_errors_in_a_second_are_few_lists_and_no_memory() {
 async fn a_plugin_without_privileges_knows_errors_by_gpu_and_says_so() {
     let mut plain = seven();
     plain.unprivileged = true;
+    plain.unprivileged_events = UnprivilegedEvents::AsDocumented;
     let rig = started(&plain, &[]).await;
     let resource = mig("1g.10gb");
     rig.plugin.wait_for_log(&["errors are attributed to whole GPUs only", "nvidia-cap2"]).await;

@@ -1,6 +1,6 @@
 //! A session that listens.
 
-use fake_nvml::EventType;
+use fake_nvml::{EventType, UnprivilegedEvents};
 
 use super::*;
 
@@ -45,9 +45,17 @@ async fn events_of_each_kind_come_with_what_they_are_about() {
     }
     fake.node.send(&Event::xid(31)).unwrap();
     assert_eq!(words(&listener.event().await, &uuids), "0 - - Xid 31");
-    fake.update(|d| d.unprivileged = true);
-    fake.node.send(&on_1(Event::xid(94)).on_instance(1, 0)).unwrap();
-    assert_eq!(words(&listener.event().await, &uuids), "1 - - Xid 94");
+}
+
+#[tokio::test]
+async fn without_rights_events_are_the_gpus_where_the_driver_tells_them_as_documented() {
+    let mut description = one_h100(&["3g.40gb"]);
+    description.unprivileged = true;
+    description.unprivileged_events = UnprivilegedEvents::AsDocumented;
+    let fake = Fake::new(&description);
+    let mut listener = Listener::listening(&fake).await;
+    fake.node.send(&Event::xid(94).on_instance(1, 0)).unwrap();
+    assert_eq!(words(&listener.event().await, &uuids(&fake)), "0 - - Xid 94");
 }
 
 #[tokio::test]

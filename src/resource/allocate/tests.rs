@@ -168,7 +168,7 @@ fn a_container_can_be_told_indices() {
 #[test]
 fn further_drivers_and_channels_are_named() {
     let more = |rules: &mut Rules| {
-        rules.features = Features { gdrcopy: true, gds: true, mofed: true };
+        rules.features = Feature::ALL.into();
         rules.imex.channel_ids = [0, 5].into();
         rules.strategies.extend([DeviceListStrategy::VolumeMounts, DeviceListStrategy::CdiCri]);
     };
@@ -178,8 +178,23 @@ fn further_drivers_and_channels_are_named() {
     }
     assert_eq!(env(&answer, "NVIDIA_IMEX_CHANNELS"), Some("0"));
     assert!(answer.mounts.iter().any(|(_, path)| path.ends_with("imex/0")));
-    assert!(answer.cdi_devices.contains(&"k8s.device-plugin.nvidia.com/imex-channel=0".to_owned()));
+    let further: Vec<_> =
+        answer.cdi_devices[1..].iter().map(|name| name.rsplit('/').next().unwrap()).collect();
+    assert_eq!(further, ["imex-channel=0", "gdrcopy=all", "gds=all", "mofed=all"]);
     assert!(container_paths(&answer).contains(&"/dev/nvidia-caps-imex-channels/channel0"));
+}
+
+#[test]
+fn a_further_driver_that_no_specification_describes_is_not_named() {
+    let more = |rules: &mut Rules| {
+        rules.features = Feature::ALL.into();
+        rules.cdi_spec_dir = "/cdi".into();
+        rules.strategies = [DeviceListStrategy::CdiCri].into();
+    };
+    let gds = Path::new("/cdi/k8s.device-plugin.nvidia.com-gds.json");
+    let answer = answer(&["MIG-0-7-0"], more, |path| !path.starts_with("/cdi") || path == gds);
+    assert_eq!(answer.cdi_devices[1..], ["k8s.device-plugin.nvidia.com/gds=all"]);
+    assert_eq!(env(&answer, "NVIDIA_MOFED"), Some("enabled"), "the NVIDIA runtime may know more");
 }
 
 #[test]

@@ -10,13 +10,13 @@ use std::{
     fmt::Write as _,
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{FileTypeExt, MetadataExt},
+    os::unix::fs::{self as unix_fs, FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
 use crate::{
-    DriverState, NodeError, host,
+    DriverState, NodeError, Right, Rights, host,
     layout::{LAST_CI, LAST_GI},
     state::{GpuInstanceState, GpuState, NodeState, ci_minor, gi_minor},
 };
@@ -31,6 +31,10 @@ const FIRST_WITHOUT_FRONTEND: u32 = 545;
 const FIRST_WITH_IMEX: u32 = 550;
 /// The last capability minor: after those of 32 GPUs.
 const IMEX_MINOR: u32 = 4323;
+/// `/dev/null`: a device that opens on every machine.
+const NULL: (u32, u32) = (1, 3);
+/// Where a client reads what it may do.
+const PROC_SELF: &str = "proc/self";
 /// GPU minors that have capability minors.
 const GPUS: u32 = 32;
 
@@ -40,15 +44,38 @@ const CAPABILITIES: &str = "proc/driver/nvidia/capabilities";
 enum Entry {
     Folder,
     Text(String),
-    Device(Device),
+    Device(DeviceFile),
+    Link(&'static str),
 }
 
-/// A device node: its numbers and its mode.
+/// What stands at a device's place in `dev`.
 #[derive(Clone, Copy)]
-struct Device {
-    major: u32,
-    minor: u32,
-    mode: u32,
+enum DeviceFile {
+    /// A character device, or a plain file where this process may make none.
+    Plain(u32, u32),
+    /// A file that everybody can open, in the place of a node whose driver says yes.
+    Opens,
+    /// A file that nobody can open, not even root: a character device without a driver, or a socket.
+    Refuses(u32, u32),
+}
+
+impl DeviceFile {
+    /// The character device that it is, where this process may make one.
+    fn numbers(self) -> (u32, u32) {
+        match self {
+            Self::Plain(major, minor) | Self::Refuses(major, minor) => (major, minor),
+            Self::Opens => NULL,
+        }
+    }
+
+    /// Whether a file that is there is what is wanted.
+    fn is(self, found: &fs::Metadata) -> bool {
+        let (major, minor) = self.numbers();
+        let kind = found.file_type();
+        let device = kind.is_char_device() && found.rdev() == libc::makedev(major, minor);
+        // A file of another type is left as it is: it was made where no device could be.
+        device || if matches!(self, Self::Refuses(..)) { kind.is_socket() } else { kind.is_file() }
+    }
 }
 
 /// The folder of the fake's own files in a node.
@@ -99,6 +126,7 @@ fn write_all(root: &Path, state: &NodeState) -> Result<bool, NodeError> {
         sweep(root, &root.join(folder), &wanted)?;
     }
     sweep_devices(root, &wanted)?;
+    clear_the_way(root, &wanted)?;
     for (relative, entry) in &wanted {
         let path = root.join(relative);
         match entry {
@@ -112,6 +140,11 @@ fn write_all(root: &Path, state: &NodeState) -> Result<bool, NodeError> {
                 replace(root, &path, text.as_bytes())?;
             }
             Entry::Device(device) => make_device(&path, *device)?,
+            Entry::Link(target) if fs::read_link(&path).is_ok_and(|found| found == Path::new(target)) => {}
+            Entry::Link(target) => {
+                make_parent(&path)?;
+                unix_fs::symlink(target, &path).map_err(NodeError::io("make", &path))?;
+            }
         }
     }
     Ok(changed)
@@ -131,7 +164,7 @@ pub(crate) fn make_capability_nodes(root: &Path, state: &NodeState) -> Result<()
 
 /// Makes the device node of one capability, if it is not there.
 pub(crate) fn make_capability_node(root: &Path, minor: u32) -> Result<(), NodeError> {
-    let (name, device) = capability_node(minor, 0o444);
+    let (name, device) = capability_node(minor);
     make_device(&root.join(name), device)
 }
 
@@ -227,22 +260,39 @@ fn make_parent(path: &Path) -> Result<(), NodeError> {
     }
 }
 
-/// Makes a device node, or a plain file where this process may make none.
-fn make_device(path: &Path, device: Device) -> Result<(), NodeError> {
-    let Device { major, minor, mode } = device;
+/// `proc/self` is a folder of the fake's or a link to the reader's own: removes the one that is not wanted.
+fn clear_the_way(root: &Path, wanted: &BTreeMap<PathBuf, Entry>) -> Result<(), NodeError> {
+    let path = root.join(PROC_SELF);
+    let Ok(found) = fs::symlink_metadata(&path) else { return Ok(()) };
+    let removed = match (wanted.contains_key(Path::new(PROC_SELF)), found.is_symlink()) {
+        (true, false) => fs::remove_dir_all(&path),
+        (false, true) => fs::remove_file(&path),
+        _ => Ok(()),
+    };
+    removed.map_err(NodeError::io("remove", path))
+}
+
+fn make_device(path: &Path, device: DeviceFile) -> Result<(), NodeError> {
     if let Ok(found) = fs::symlink_metadata(path) {
-        let right = found.file_type().is_char_device() && found.rdev() == libc::makedev(major, minor);
-        // A plain file is left as it is: it was made where no device could be.
-        if right || found.file_type().is_file() {
+        if device.is(&found) {
             return Ok(());
         }
         fs::remove_file(path).map_err(NodeError::io("remove", path))?;
     }
     make_parent(path)?;
-    if host::is_root() && host::make_character_device(path, major, minor, mode).is_ok() {
-        return Ok(());
+    let (major, minor) = device.numbers();
+    if host::is_root() && host::make_character_device(path, major, minor).is_ok() {
+        // A file system can forbid devices to be opened.
+        if !matches!(device, DeviceFile::Opens) || File::open(path).is_ok() {
+            return Ok(());
+        }
+        fs::remove_file(path).map_err(NodeError::io("remove", path))?;
     }
-    fs::write(path, []).map_err(NodeError::io("write", path))
+    let made = match device {
+        DeviceFile::Refuses(..) => host::make_socket_file(path),
+        _ => fs::write(path, []),
+    };
+    made.map_err(NodeError::io("write", path))
 }
 
 /// Removes files below `folder` that are not wanted, and folders that this leaves empty.
@@ -297,6 +347,16 @@ fn entries(state: &NodeState) -> BTreeMap<PathBuf, Entry> {
         text(format!("{folder}/device"), format!("{:#06x}\n", id >> 16));
         text(format!("{folder}/class"), "0x030200\n".to_owned());
     }
+    if state.rights == Rights::OfProcess {
+        entries.insert(PathBuf::from(PROC_SELF), Entry::Link("/proc/self"));
+    } else {
+        for (name, content) in process(state.rights.has(Right::Admin)) {
+            entries.insert(PathBuf::from(format!("{PROC_SELF}/{name}")), Entry::Text(content));
+        }
+    }
+    let mut text = |path: String, text: String| {
+        entries.insert(PathBuf::from(path), Entry::Text(text));
+    };
     let loaded = state.driver != DriverState::NotLoaded;
     let major = state.driver_version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
     text("proc/devices".to_owned(), devices(loaded, major));
@@ -344,7 +404,7 @@ fn entries(state: &NodeState) -> BTreeMap<PathBuf, Entry> {
 fn device_nodes(state: &NodeState) -> BTreeMap<PathBuf, Entry> {
     let mut nodes = BTreeMap::new();
     let mut node = |name: String, major, minor| {
-        let device = Device { major, minor, mode: 0o666 };
+        let device = DeviceFile::Plain(major, minor);
         nodes.insert(PathBuf::from(format!("dev/{name}")), Entry::Device(device));
     };
     node("nvidiactl".to_owned(), NVIDIA_MAJOR, 255);
@@ -354,16 +414,28 @@ fn device_nodes(state: &NodeState) -> BTreeMap<PathBuf, Entry> {
     for gpu in &state.gpus {
         node(format!("nvidia{}", gpu.minor), NVIDIA_MAJOR, gpu.minor);
     }
-    for (minor, mode) in [(1, 0o400), (2, 0o444)] {
-        let (name, device) = capability_node(minor, mode);
-        nodes.insert(name, Entry::Device(device));
+    for (minor, right) in [(1, Right::Config), (2, Right::Monitor)] {
+        let opens = state.rights.has(right);
+        let device = if opens { DeviceFile::Opens } else { DeviceFile::Refuses(CAPS_MAJOR, minor) };
+        let path = PathBuf::from(format!("dev/nvidia-caps/nvidia-cap{minor}"));
+        nodes.insert(path, Entry::Device(device));
     }
     nodes
 }
 
-fn capability_node(minor: u32, mode: u32) -> (PathBuf, Device) {
-    let name = PathBuf::from(format!("dev/nvidia-caps/nvidia-cap{minor}"));
-    (name, Device { major: CAPS_MAJOR, minor, mode })
+fn capability_node(minor: u32) -> (PathBuf, DeviceFile) {
+    (PathBuf::from(format!("dev/nvidia-caps/nvidia-cap{minor}")), DeviceFile::Plain(CAPS_MAJOR, minor))
+}
+
+/// What a client reads of itself: its capability set, which is root's or a container's usual one, and that it is in
+/// the initial user namespace.
+fn process(admin: bool) -> [(&'static str, String); 2] {
+    let set = if admin { "000001ffffffffff" } else { "00000000a80425fb" };
+    let status = format!(
+        "Name:\tclient\nUid:\t0\t0\t0\t0\nCapInh:\t0000000000000000\nCapPrm:\t{set}\nCapEff:\t{set}\n\
+         CapBnd:\t{set}\nCapAmb:\t0000000000000000\n"
+    );
+    [("status", status), ("uid_map", "         0          0 4294967295\n".to_owned())]
 }
 
 fn devices(loaded: bool, driver_major: u32) -> String {

@@ -41,6 +41,9 @@ pub struct Instance {
     /// It is there without its capability files, and its compute instances too: a destroy failed late.
     #[serde(skip_serializing_if = "super::is_false")]
     pub access_file_gone: bool,
+    /// NVML does not show its MIG devices, though its files are there.
+    #[serde(skip_serializing_if = "super::is_false")]
+    pub hidden: bool,
     /// What the profile is, where the catalogue does not have it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unknown_profile: Option<UnknownProfile>,
@@ -143,6 +146,13 @@ impl Instance {
         self
     }
 
+    /// Not shown by NVML.
+    #[must_use]
+    pub fn hidden(mut self) -> Self {
+        self.hidden = true;
+        self
+    }
+
     /// With a profile that is in no table.
     #[must_use]
     pub fn unknown_profile(mut self, profile: UnknownProfile) -> Self {
@@ -186,6 +196,8 @@ struct LongInstance {
     generation: u32,
     #[serde(default)]
     access_file_gone: bool,
+    #[serde(default)]
+    hidden: bool,
     unknown_profile: Option<UnknownProfile>,
 }
 
@@ -241,6 +253,7 @@ impl<'de> Deserialize<'de> for Instance {
                     compute: long.compute,
                     generation: long.generation,
                     access_file_gone: long.access_file_gone,
+                    hidden: long.hidden,
                     unknown_profile: long.unknown_profile,
                 })
             }

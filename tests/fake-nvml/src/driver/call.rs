@@ -10,10 +10,10 @@ use std::{
 use super::{
     ffi::{Answer, Handle},
     handles::{InstanceKey, Object},
-    node,
+    node, rights,
 };
 use crate::{
-    Code, Fault,
+    Code, Fault, Right, UnopenableSlices,
     driver::CALLS,
     host,
     state::{ComputeInstanceState, GpuInstanceState, GpuState, MigState, NodeState},
@@ -170,6 +170,13 @@ impl Call {
         Ok(gpu)
     }
 
+    /// What a handle names, for what is told only to those who can use it.
+    pub(super) fn readable(&self, handle: Handle) -> Result<Device<'_>, Code> {
+        let device = self.device(handle)?;
+        self.reads(device)?;
+        Ok(device)
+    }
+
     /// What a handle names; its faults apply.
     pub(super) fn device(&self, handle: Handle) -> Result<Device<'_>, Code> {
         let object = node::shared().handles.get(handle)?;
@@ -183,7 +190,7 @@ impl Call {
             Object::Mig(key, ci) => {
                 let (gpu, _) = self.find(&key)?;
                 let mig = gpu.mig.iter().find(|mig| mig.gi == key.gi && mig.ci == ci);
-                let mig = mig.ok_or(Code::INVALID_ARGUMENT)?;
+                let mig = mig.filter(|mig| self.shows(mig)).ok_or(Code::INVALID_ARGUMENT)?;
                 self.fault(Some(gpu.index), Some(mig.index))?;
                 Ok(Device::Mig(gpu, mig))
             }
@@ -244,9 +251,37 @@ impl Call {
         Ok((gpu, instance))
     }
 
-    /// Refuses a client without privileges.
-    pub(super) fn privileged(&self) -> Answer {
-        if self.state.unprivileged { Err(Code::NO_PERMISSION) } else { Ok(()) }
+    /// Refuses a client that is no administrator.
+    pub(super) fn admin(&self) -> Answer {
+        self.one_of(&[Right::Admin])
+    }
+
+    /// Refuses a client that may neither configure MIG nor do anything.
+    pub(super) fn config(&self) -> Answer {
+        self.one_of(&[Right::Config, Right::Admin])
+    }
+
+    /// Refuses a client that may not see a whole GPU that has instances; administrators are no exception.
+    pub(super) fn monitor(&self, gpu: &GpuState) -> Answer {
+        if gpu.instances.is_empty() { Ok(()) } else { self.one_of(&[Right::Monitor]) }
+    }
+
+    fn one_of(&self, rights: &[Right]) -> Answer {
+        let held = rights.iter().any(|right| rights::has(&self.state, *right));
+        if held { Ok(()) } else { Err(Code::NO_PERMISSION) }
+    }
+
+    /// Whether this client is shown a slice.
+    pub(super) fn shows(&self, mig: &MigState) -> bool {
+        let hides = self.state.unopenable_slices == UnopenableSlices::Hidden;
+        !mig.hidden && (!hides || rights::can_open(&self.state, mig))
+    }
+
+    /// Refuses what is told only to those who can use the slice, or see all.
+    pub(super) fn reads(&self, device: Device<'_>) -> Answer {
+        let Device::Mig(_, mig) = device else { return Ok(()) };
+        let refuses = self.state.unopenable_slices == UnopenableSlices::Unreadable;
+        if refuses && !rights::can_open(&self.state, mig) { self.one_of(&[Right::Monitor]) } else { Ok(()) }
     }
 }
 

@@ -17,6 +17,7 @@ mod files;
 mod layouts;
 mod lifecycle;
 mod listing;
+mod rights;
 mod topology;
 
 use fake_nvml::{Description, Node};
