@@ -1,7 +1,7 @@
 //! Where a GPU's instances go: placements, GPU instance IDs, and why a layout is impossible.
 
 use crate::{
-    catalogue::{Model, Profile},
+    catalogue::{Engines, Model, Profile},
     description::{Gpu, Instance},
     suggest,
 };
@@ -70,6 +70,8 @@ fn profile_of(model: &Model, instance: &Instance) -> Result<Profile, String> {
             max: u32::MAX,
             memory_mib: unknown.memory_mib,
             sm: unknown.sm,
+            // As many copy engines as compute slices, and no media, where nobody says it.
+            engines: Engines { copy: unknown.g, ..Engines::default() },
             uncertain: Vec::new(),
             estimated: Vec::new(),
         });
