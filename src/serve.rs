@@ -129,7 +129,7 @@ async fn round(
     let cdi = Cdi::new(config.cdi.clone(), config.paths.clone());
     let inputs = Inputs { reports, endpoints, commands, pulse };
     let begin_with = reload_of(&config);
-    let outside = Outside { session: &session, show, pulse: pulse_sender };
+    let outside = Outside { driver: &session, show, pulse: pulse_sender };
     let served = supervisor::run(begin_with, context, cdi, inputs, outside, carried, stopping.clone());
     tokio::pin!(served);
     let mut current = config;

@@ -14,7 +14,7 @@ const UPDATE_LDCACHE: &str = "update-ldcache";
 const DISABLE_DEVICE_NODE_MODIFICATION: &str = "disable-device-node-modification";
 
 /// Files are for reading; nobody else sees what is mounted over them later.
-const FILE_OPTIONS: [&str; 5] = ["ro", "nosuid", "nodev", "rbind", "rprivate"];
+pub(super) const FILE_OPTIONS: [&str; 5] = ["ro", "nosuid", "nodev", "rbind", "rprivate"];
 
 /// As NVIDIA's toolkit mounts sockets. That they are not read-only makes no difference to who may connect: that is a
 /// matter of the socket's own mode, and a read-only mount does not hinder it.
@@ -54,7 +54,7 @@ pub(super) fn edits(files: &DriverFiles, driver_version: &str, options: &CdiOpti
     ContainerEdits { env, device_nodes: Vec::new(), mounts, hooks }
 }
 
-fn mount(file: &File, options: &[&str]) -> Mount {
+pub(super) fn mount(file: &File, options: &[&str]) -> Mount {
     Mount {
         host_path: file.host.clone(),
         container_path: file.container.clone(),

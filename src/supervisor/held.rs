@@ -1,7 +1,8 @@
 //! What is known of the devices that pods hold, as the kubelet tells it when asked.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::kubelet::{Holding, PodResourcesError};

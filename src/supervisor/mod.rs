@@ -26,6 +26,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+mod endpoints;
 mod held;
 mod outlook;
 #[cfg(test)]
@@ -34,6 +35,7 @@ mod serving;
 mod snapshot;
 mod told;
 
+use self::endpoints::{Endpoints, Kubelet};
 pub use self::outlook::Knowledge;
 use self::outlook::Outlook;
 use self::serving::Serving;
@@ -42,7 +44,7 @@ use crate::cdi::Cdi;
 use crate::health::HealthPolicy;
 use crate::kubelet::{Context, EndpointEvent, Holding, PodResourcesError, holdings, is_alive};
 use crate::metrics::Metrics;
-use crate::nvml::{DriverError, Report, Session};
+use crate::nvml::{DriverError, Report, Session, Status};
 use crate::resource::allocate::Rules;
 use crate::resource::ledger::Ledger;
 use crate::resource::policy::OfferPolicy;
@@ -117,11 +119,41 @@ pub type Shown = watch::Sender<Option<Arc<Snapshot>>>;
 /// A question whether the supervisor goes on.
 pub type Pulse = oneshot::Sender<()>;
 
+/// What the supervisor asks of the driver.
+pub trait Driver {
+    /// To be looked at.
+    fn rescan(&self);
+    /// To be closed, and not asked until [`Driver::resume`].
+    fn hold(&self);
+    /// To be used again.
+    fn resume(&self);
+    /// How it is getting on.
+    fn status(&self) -> Arc<Status>;
+}
+
+impl Driver for Session {
+    fn rescan(&self) {
+        self.rescan();
+    }
+
+    fn hold(&self) {
+        self.hold();
+    }
+
+    fn resume(&self) {
+        self.resume();
+    }
+
+    fn status(&self) -> Arc<Status> {
+        self.status()
+    }
+}
+
 /// Whom the supervisor tells something, besides the kubelet.
-#[derive(Debug)]
+#[expect(missing_debug_implementations, reason = "a driver has nothing to show here")]
 pub struct Outside<'a> {
     /// To look at the driver, or to leave it alone.
-    pub session: &'a Session,
+    pub driver: &'a dyn Driver,
     /// What is known and served.
     pub show: &'a Shown,
     /// The other end of [`Inputs::pulse`], for whoever reads the snapshot.
@@ -177,7 +209,7 @@ pub async fn run(
     let mut folder = context.folder.clone();
     let mut supervisor = Supervisor {
         outlook: Outlook::new(reload.policy, cdi, by_cdi, knowledge),
-        serving: Serving::new(Context { rules: reload.rules, ..context }, grace, ledger),
+        serving: Serving::new(Endpoints::new(Context { rules: reload.rules, ..context }), grace, ledger),
         outside,
         driver_root,
         metrics,
@@ -227,7 +259,9 @@ pub async fn run(
     };
     carried.knowledge = supervisor.outlook.into_knowledge();
     let for_good = !matches!(ended, Ok(Ended::ToStartOver | Ended::StaleLibrary(_)));
-    carried.ledger = supervisor.serving.stop(for_good).await;
+    let (endpoints, ledger) = supervisor.serving.into_parts();
+    carried.ledger = ledger;
+    endpoints.end(for_good).await;
     ended
 }
 
@@ -235,9 +269,9 @@ fn is_by_cdi(rules: &Rules) -> bool {
     rules.strategies.iter().any(|strategy| strategy.is_cdi())
 }
 
-struct Supervisor<'a> {
+struct Supervisor<'a, K> {
     outlook: Outlook,
-    serving: Serving,
+    serving: Serving<K>,
     outside: Outside<'a>,
     driver_root: PathBuf,
     metrics: Metrics,
@@ -245,12 +279,12 @@ struct Supervisor<'a> {
     stale: Option<PathBuf>,
 }
 
-impl Supervisor<'_> {
+impl<K: Kubelet> Supervisor<'_, K> {
     /// Takes one event; answers how serving ends, if it does.
     fn take(&mut self, event: Event) -> Option<Result<Ended, SupervisorError>> {
         let look = match event {
             Event::Report(Report::Inventory { inventory, began }) => {
-                self.outlook.take_inventory(inventory, began);
+                self.outlook.take_inventory(inventory, began.into());
                 false
             }
             Event::Report(Report::Event(event)) => {
@@ -289,20 +323,24 @@ impl Supervisor<'_> {
                 true
             }
             Event::Held(answer, alive) => {
+                if let Ok(holdings) = &answer {
+                    self.outlook.take_held(holdings.iter().map(|holding| holding.device.clone()).collect());
+                }
                 self.serving.take_held(answer, alive);
                 false
             }
             Event::Command(Command::Reload(reload)) => {
                 let grace = reload.policy.removal_grace;
                 self.outlook.set_policy(reload.policy, is_by_cdi(&reload.rules));
-                self.serving.set_rules(reload.rules, grace);
+                self.serving.kubelet.set_rules(reload.rules);
+                self.serving.set_removal_grace(grace);
                 false
             }
             Event::Command(Command::Hold) => {
                 self.outlook.hold();
                 // The lists first: nobody shall be sent to a driver that is about to be taken away.
                 self.apply();
-                self.outside.session.hold();
+                self.outside.driver.hold();
                 false
             }
             Event::Command(Command::StartOver) => return Some(Ok(Ended::ToStartOver)),
@@ -311,7 +349,7 @@ impl Supervisor<'_> {
                     return Some(Ok(Ended::StaleLibrary(library)));
                 }
                 self.outlook.end_hold();
-                self.outside.session.resume();
+                self.outside.driver.resume();
                 false
             }
             Event::Pulse(asker) => {
@@ -323,7 +361,7 @@ impl Supervisor<'_> {
             Event::Tick => self.outlook.tick(),
         };
         if look {
-            self.outside.session.rescan();
+            self.outside.driver.rescan();
         }
         None
     }
@@ -358,7 +396,7 @@ impl Supervisor<'_> {
             recovery: outlook.recovery_rules(),
             driver_root: self.driver_root.clone(),
             pod_resources_socket: outlook.policy().pod_resources_socket.clone(),
-            driver: self.outside.session.status(),
+            driver: self.outside.driver.status(),
             pulse: self.outside.pulse.clone(),
         }
     }

@@ -1,16 +1,15 @@
 //! What is being served: an endpoint per resource, and the rules by which a device leaves its list.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::endpoints::Kubelet;
 use super::held::Held;
 use super::snapshot::Served;
-use crate::kubelet::{Context, Endpoint, Holding, PodResourcesError};
-use crate::resource::allocate::Rules;
+use crate::kubelet::{Holding, PodResourcesError};
 use crate::resource::ledger::{Change, Ledger};
 use crate::resource::policy::OfferPolicy;
 use crate::resource::{Device, DeviceId, ResourceName, ResourceSet};
@@ -27,12 +26,6 @@ const TICK: Duration = Duration::from_millis(250);
 /// How long the first lists wait for the kubelet's word on what pods hold.
 const FIRST_ANSWER: Duration = Duration::from_secs(1);
 
-/// All endpoints end within this time at exit, or are left to the end of the process.
-const EXIT_LIMIT: Duration = Duration::from_millis(800);
-
-/// All endpoints have ended their registrations within this time, when others take their places at once.
-const CHANGE_LIMIT: Duration = Duration::from_secs(3);
-
 /// How long a kubelet whose socket's file is there and who does not answer is left alone.
 const DEAD_KUBELET: Duration = Duration::from_secs(1);
 
@@ -46,11 +39,10 @@ enum Gate {
     Open,
 }
 
-/// The lists, the endpoints that serve them, and what is known of the pods that hold devices.
-pub(super) struct Serving {
-    context: Context,
+/// The lists, the kubelet's side that they are served to, and what is known of the pods that hold devices.
+pub(super) struct Serving<K> {
+    pub(super) kubelet: K,
     ledger: Ledger,
-    endpoints: BTreeMap<ResourceName, Endpoint>,
     leaving_since: HashMap<(ResourceName, DeviceId), Instant>,
     empty_since: HashMap<ResourceName, Instant>,
     held: Held,
@@ -62,19 +54,16 @@ pub(super) struct Serving {
     started: Instant,
     /// A device that was handed out less than this ago is not left out of the list.
     removal_grace: Duration,
-    /// Endpoints on their way out.
-    stops: HashMap<ResourceName, JoinHandle<()>>,
 }
 
-impl Serving {
+impl<K: Kubelet> Serving<K> {
     /// Serves nothing yet, and begins with `ledger`: nothing, or what was served before a configuration that fixes other
     /// things.
-    pub(super) fn new(context: Context, removal_grace: Duration, ledger: Ledger) -> Self {
+    pub(super) fn new(kubelet: K, removal_grace: Duration, ledger: Ledger) -> Self {
         let started = Instant::now();
         Self {
-            context,
+            kubelet,
             ledger,
-            endpoints: BTreeMap::new(),
             leaving_since: HashMap::new(),
             empty_since: HashMap::new(),
             held: Held::default(),
@@ -83,30 +72,23 @@ impl Serving {
             begun: false,
             started,
             removal_grace,
-            stops: HashMap::new(),
         }
     }
 
-    pub(super) fn set_rules(&mut self, rules: Rules, removal_grace: Duration) {
+    pub(super) fn set_removal_grace(&mut self, removal_grace: Duration) {
         self.removal_grace = removal_grace;
-        if self.context.rules != rules {
-            self.context.rules = rules;
-            for endpoint in self.endpoints.values() {
-                endpoint.set_rules(self.context.rules.clone());
-            }
-        }
     }
 
     /// Whether the kubelet follows our lists.
     fn is_watched(&self) -> bool {
-        self.endpoints.values().any(Endpoint::is_watched)
+        self.ledger.lists().keys().any(|name| self.kubelet.is_watched(name))
     }
 
     /// How long nothing needs to be looked at; `None`: for ever.
     pub(super) fn pause(&self) -> Option<Duration> {
         let until = |moment: Instant| moment.saturating_duration_since(Instant::now());
         match self.gate {
-            Gate::NoKubelet(_) if self.context.folder.borrow().kubelet.is_none() => None,
+            Gate::NoKubelet(_) if !self.kubelet.is_there() => None,
             Gate::NoKubelet(again) => Some(until(again)),
             Gate::Asking(limit) => Some(until(limit).min(TICK)),
             Gate::Open => {
@@ -125,7 +107,7 @@ impl Serving {
     pub(super) fn has_a_question(&mut self) -> bool {
         let now = Instant::now();
         if let Gate::NoKubelet(again) = self.gate {
-            if self.context.folder.borrow().kubelet.is_none() || again > now {
+            if !self.kubelet.is_there() || again > now {
                 return false;
             }
             self.gate = Gate::Asking(now + FIRST_ANSWER);
@@ -160,7 +142,7 @@ impl Serving {
     pub(super) fn served(&self) -> BTreeMap<ResourceName, Served> {
         let lists = self.ledger.lists().iter();
         let served = lists.filter_map(|(name, devices)| {
-            let endpoint = self.endpoints.get(name)?.status();
+            let endpoint = self.kubelet.status(name)?;
             Some((name.clone(), Served { devices: devices.clone(), endpoint }))
         });
         served.collect()
@@ -207,46 +189,24 @@ impl Serving {
     /// it, and no pod may hold it.
     fn may_leave(&self, name: &ResourceName, id: &DeviceId) -> bool {
         let Some(since) = self.leaving_since.get(&(name.clone(), id.clone())) else { return false };
-        let Some(endpoint) = self.endpoints.get(name) else { return false };
         // A kubelet that is away cannot be told, and crashes on the way back where a device of a running pod is missing.
-        endpoint.is_watched()
+        self.kubelet.is_watched(name)
             && since.elapsed() >= SEEN
-            && endpoint.since_allocated(id).is_none_or(|ago| ago >= self.removal_grace)
+            && self.kubelet.since_allocated(name, id).is_none_or(|ago| ago >= self.removal_grace)
             && self.held.lets_go(name, id, *since)
     }
 
     fn carry_out(&mut self, change: Change) {
         match change {
-            Change::Start(name, devices) => {
-                let before = self.stops.remove(&name);
-                let endpoint = Endpoint::start(self.context.clone(), name.clone(), devices, before);
-                self.endpoints.insert(name, endpoint);
-            }
-            Change::Update(name, devices) => {
-                if let Some(endpoint) = self.endpoints.get(&name) {
-                    endpoint.update(devices);
-                }
-            }
-            Change::Stop(name) => {
-                if let Some(endpoint) = self.endpoints.remove(&name) {
-                    self.stops.retain(|_, stop| !stop.is_finished());
-                    self.stops.insert(name, tokio::spawn(endpoint.stop(false)));
-                }
-            }
+            Change::Start(name, devices) => self.kubelet.start(name, devices),
+            Change::Update(name, devices) => self.kubelet.update(&name, devices),
+            Change::Stop(name) => self.kubelet.stop(&name),
         }
     }
 
-    /// Ends all endpoints, and gives back what was listed. `for_good`: nobody takes their places at once.
-    pub(super) async fn stop(mut self, for_good: bool) -> Ledger {
-        let mut stops = JoinSet::new();
-        for endpoint in std::mem::take(&mut self.endpoints).into_values() {
-            stops.spawn(endpoint.stop(for_good));
-        }
-        let all = async { while stops.join_next().await.is_some() {} };
-        if timeout(if for_good { EXIT_LIMIT } else { CHANGE_LIMIT }, all).await.is_err() {
-            warn!("some endpoints did not end in time");
-        }
-        self.ledger
+    /// What is listed, and who serves it.
+    pub(super) fn into_parts(self) -> (K, Ledger) {
+        (self.kubelet, self.ledger)
     }
 }
 

@@ -1,8 +1,9 @@
 //! What people are told in the log about the node, each thing once and again when it changes.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::health::{Findings, HealthEvent, HealthPolicy, Recovered, Sickness, rule_for};

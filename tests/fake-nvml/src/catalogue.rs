@@ -31,10 +31,11 @@ pub struct Model {
 }
 
 /// A GPU's generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Architecture {
+    Volta,
     Turing,
     Ampere,
     Hopper,
@@ -125,7 +126,7 @@ mod tests {
 
     #[test]
     fn every_placement_lies_within_its_gpu() {
-        assert_eq!(models().len(), 11);
+        assert_eq!(models().len(), 12);
         for model in models() {
             for profile in &model.profiles {
                 assert!(profile.g <= model.compute_slices, "{} {}", model.key, profile.name);

@@ -22,6 +22,7 @@
 //!
 //! - [`catalogue`] — GPU models and their MIG profiles, as data;
 //! - [`Description`] — what people write; [`state`] — what it means: every ID, placement and UUID decided;
+//! - [`topology`] — how its GPUs are connected;
 //! - [`Node`] — the folder; `tree` writes its `proc`, `dev` and `sys` files;
 //! - [`Event`] and `counters` — what passes between a node's owner and the loaded library;
 //! - `driver` — the C symbols. `unsafe` stands in `driver/ffi.rs` (the client's pointers) and `host.rs`
@@ -41,12 +42,15 @@ mod library;
 mod node;
 pub mod state;
 mod suggest;
+pub mod topology;
 mod tree;
 mod uuid;
 
 pub use codes::Code;
 pub use description::{
-    ComputeInstance, Description, DriverState, Fault, Gpu, Instance, RecoveryAction, UnknownProfile,
+    Branch, ComputeInstance, Description, DriverState, Fault, Gpu, Instance, NvLinks, NvSwitch, Preset,
+    RecoveryAction, Right, Rights, Topology, UnknownProfile, UnopenableSlices, UnprivilegedEvents,
+    UuidLookup,
 };
 pub use driver::CALLS;
 pub use error::NodeError;

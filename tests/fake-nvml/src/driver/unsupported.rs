@@ -102,9 +102,7 @@ exports! { call call;
     fn nvmlDeviceGetSupportedPerformanceStates(device: Handle) { refuse(call, device) }
     fn nvmlDeviceGetSupportedVgpus(device: Handle) { refuse(call, device) }
     fn nvmlDeviceGetActiveVgpus(device: Handle) { refuse(call, device) }
-    fn nvmlDeviceGetTopologyNearestGpus(device: Handle) { refuse(call, device) }
     fn nvmlDeviceGetViolationStatus(device: Handle) { refuse(call, device) }
     fn nvmlDeviceGetNvLinkErrorCounter(device: Handle) { refuse(call, device) }
     fn nvmlDeviceGetNvLinkUtilizationCounter(device: Handle) { refuse(call, device) }
-    fn nvmlDeviceGetNvLinkRemoteDeviceType(device: Handle) { refuse(call, device) }
 }

@@ -16,6 +16,8 @@ mod faults;
 mod layouts;
 mod lifecycle;
 mod listing;
+mod rights;
+mod topology;
 
 use fake_nvml::{Description, Node};
 use tempfile::TempDir;
