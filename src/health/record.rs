@@ -86,6 +86,11 @@ impl Record {
         self.asks.replace(action) != Some(action)
     }
 
+    /// What the GPU was found to need, while that is a reason.
+    pub(super) fn asked(&self) -> Option<RecoveryAction> {
+        self.asks
+    }
+
     /// The GPU was reset, as a look tells that began at `began`. One that began before the last evidence may have
     /// seen a reset from before it.
     pub(super) fn was_reset(&mut self, began: Moment) {
