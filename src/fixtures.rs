@@ -1,12 +1,11 @@
 //! Inventories as literals that read as sentences, for tests.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::inventory::{DeviceNode, Gpu, Inventory, MigDevice, MigMode, Placement, RecoveryAction};
 use crate::resource::allocate::Rules;
-use crate::resource::policy::{
-    AllocationPolicy, DeviceIdStrategy, DeviceListStrategy, Features, Imex, OfferPolicy,
-};
+use crate::resource::policy::{AllocationPolicy, DeviceIdStrategy, DeviceListStrategy, Imex, OfferPolicy};
 use crate::resource::{DeviceSpecs, MigStrategy, ResourceSet, resolve};
 
 /// A node with these GPUs.
@@ -28,7 +27,8 @@ pub(crate) fn rules() -> Rules {
         ids: DeviceIdStrategy::Uuid,
         cdi_annotation_prefix: "cdi.k8s.io/".to_owned(),
         allocation: AllocationPolicy::default(),
-        features: Features::default(),
+        features: BTreeSet::new(),
+        cdi_spec_dir: "/var/run/cdi".into(),
         imex: Imex::default(),
         variable_per_resource: false,
     }

@@ -17,7 +17,7 @@ const DISABLE_DEVICE_NODE_MODIFICATION: &str = "disable-device-node-modification
 const ALL_HOOKS: &str = "all";
 
 /// Files are for reading; nobody else sees what is mounted over them later.
-const FILE_OPTIONS: [&str; 5] = ["ro", "nosuid", "nodev", "rbind", "rprivate"];
+pub(super) const FILE_OPTIONS: [&str; 5] = ["ro", "nosuid", "nodev", "rbind", "rprivate"];
 
 /// A socket on a read-only mount cannot be connected to.
 const SOCKET_OPTIONS: [&str; 5] = ["nosuid", "nodev", "noexec", "rbind", "rprivate"];
@@ -56,7 +56,7 @@ pub(super) fn edits(files: &DriverFiles, driver_version: &str, options: &CdiOpti
     ContainerEdits { env, device_nodes: Vec::new(), mounts, hooks }
 }
 
-fn mount(file: &File, options: &[&str]) -> Mount {
+pub(super) fn mount(file: &File, options: &[&str]) -> Mount {
     Mount {
         host_path: file.host.clone(),
         container_path: file.container.clone(),

@@ -6,7 +6,7 @@
 //! driver root ──► driver_files ───┴─ hooks
 //! ```
 //!
-//! An answer to the kubelet then only has names in it ([`qualified`]). So a file has to be in place before
+//! An answer to the kubelet then only has names in it ([`cdi_name`]). So a file has to be in place before
 //! the kubelet hears of a device that it describes: [`Cdi::update`] comes first, and the list after it.
 //!
 //! Files stay when the program ends. A container that restarts meanwhile resolves its names again.
@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 pub mod build;
 pub mod driver_files;
+mod features;
 mod hooks;
 mod majors;
 pub mod spec;
@@ -32,22 +33,8 @@ use self::build::Built;
 use self::driver_files::{DriverFiles, Fingerprint, Search};
 use crate::inventory::{Inventory, below};
 use crate::nvml::Paths;
-
-/// The kind of GPUs and slices, as NVIDIA's plugin names it.
-pub const GPU_KIND: &str = "k8s.device-plugin.nvidia.com/gpu";
-
-/// The kind of IMEX channels.
-pub const IMEX_KIND: &str = "k8s.device-plugin.nvidia.com/imex-channel";
-
-/// The name by which a runtime finds the GPU or slice with this UUID or index.
-pub fn qualified(id: &str) -> String {
-    format!("{GPU_KIND}={id}")
-}
-
-/// The name by which a runtime finds an IMEX channel.
-pub fn qualified_imex(channel: u32) -> String {
-    format!("{IMEX_KIND}={channel}")
-}
+use crate::resource::cdi_name;
+use crate::resource::policy::Feature;
 
 /// How specifications are written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +53,8 @@ pub struct CdiOptions {
     pub without_sockets: bool,
     /// IMEX channels that containers are given.
     pub imex_channels: BTreeSet<u32>,
+    /// Drivers beside the GPU's that containers are given.
+    pub features: BTreeSet<Feature>,
 }
 
 /// A device that is not in the specification, and so must not be offered by a CDI name.
@@ -87,6 +76,8 @@ pub struct CdiUpdate {
     /// Whether none of the driver's libraries was found below the driver root: containers then get device
     /// nodes only, and have to have the libraries from somewhere else.
     pub without_libraries: bool,
+    /// What of [`CdiOptions::features`] this node has no device node of.
+    pub absent: Vec<Feature>,
 }
 
 /// A specification could not be written. What was there before stays.
@@ -129,24 +120,31 @@ impl Cdi {
         let without_libraries = files.libraries.is_empty();
         let gpus = build::build(inventory, files, &majors, &options);
         let mut update = CdiUpdate { without_libraries, ..CdiUpdate::default() };
-        self.write(GPU_KIND, gpus, &mut update)?;
+        self.write(cdi_name::GPU, gpus, &mut update)?;
         if !options.imex_channels.is_empty() {
             let dev_root = self.paths.dev_root();
             let exists = |node: &Path| fs::symlink_metadata(below(&dev_root, node)).is_ok();
-            self.write(IMEX_KIND, build::build_imex(&majors, &options, exists), &mut update)?;
+            self.write(cdi_name::IMEX_CHANNEL, build::build_imex(&majors, &options, exists), &mut update)?;
+        }
+        for feature in &options.features {
+            let spec = features::describe(*feature, &self.paths, &options);
+            if spec.is_none() {
+                update.absent.push(*feature);
+            }
+            self.write(feature.word(), Built { spec, incomplete: Vec::new() }, &mut update)?;
         }
         Ok(update)
     }
 
-    /// A kind without devices keeps its file as it is: CDI has none that is empty, and what stood in it can
+    /// A class without devices keeps its file as it is: CDI has none that is empty, and what stood in it can
     /// be had again when the driver answers.
-    fn write(&self, kind: &str, built: Built, update: &mut CdiUpdate) -> Result<(), CdiError> {
+    fn write(&self, class: &str, built: Built, update: &mut CdiUpdate) -> Result<(), CdiError> {
         update.incomplete.extend(built.incomplete);
         let Some(spec) = built.spec else { return Ok(()) };
         let mut text = serde_json::to_vec_pretty(&spec)
-            .map_err(|source| CdiError::Encode { kind: kind.to_owned(), source })?;
+            .map_err(|source| CdiError::Encode { kind: cdi_name::kind(class), source })?;
         text.push(b'\n');
-        update.written |= store::replace(&self.options.spec_dir, &file_name(kind), &text)?;
+        update.written |= store::replace(&self.options.spec_dir, &cdi_name::file_name(class), &text)?;
         Ok(())
     }
 
@@ -171,10 +169,4 @@ impl Cdi {
         });
         &self.found.insert(found).2
     }
-}
-
-/// The file of a kind, as CDI's own library and so NVIDIA's plugin names it. A second file with the same
-/// kind would make every name in both ambiguous, so the two plugins take turns on one.
-fn file_name(kind: &str) -> String {
-    format!("{}.json", kind.replace('/', "-"))
 }

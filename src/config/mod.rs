@@ -9,7 +9,7 @@
 //!
 //! A flag wins over the environment, that over the file, and that over the default. What loses is checked too.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,6 +33,7 @@ pub use values::Values;
 pub use watch::Changes;
 
 use self::file::File;
+use self::offer::Offer;
 use self::values::{Given, Origin};
 use self::watch::Seen;
 use crate::cdi::CdiOptions;
@@ -41,8 +42,9 @@ use crate::kubelet::SocketNames;
 use crate::nvml::Paths;
 use crate::resource::allocate::Rules;
 use crate::resource::policy::{
-    AllocationPolicy, DeviceIdStrategy, DeviceListStrategy, Features, Imex, OfferPolicy,
+    AllocationPolicy, DeviceIdStrategy, DeviceListStrategy, Feature, Imex, OfferPolicy,
 };
+use crate::resource::variables::{clashes, variable_of};
 use crate::resource::{DeviceSpecs, MigStrategy};
 use crate::supervisor::Policy;
 use crate::telemetry::LogFormat;
@@ -197,30 +199,20 @@ impl Merged {
                 "a container has to be told of its devices by at least one",
             );
         }
+        let offer = offer(&self.values, &self.file.offer);
+        if self.values.is("variable-per-resource") {
+            for (one, other) in clashes(&offer) {
+                let variable = variable_of(one.as_str());
+                let why =
+                    format!("{one} and {other} would both set {variable}: one of them needs another name");
+                self.mistake::<()>("variable-per-resource", &why);
+            }
+        }
         let Self { values, file, mistakes } = self;
         ConfigError::of(mistakes)?;
         let socket_names = socket_names.ok_or_else(|| ConfigError { mistakes: Vec::new() })?;
-        let device_specs = match values.boolean("pass-device-specs") {
-            None => DeviceSpecs::Existing,
-            Some(true) => DeviceSpecs::Required,
-            Some(false) => DeviceSpecs::Omitted,
-        };
-        let rules = rules(&values, device_specs);
-        // A CDI specification has the numbers of nodes that are not there yet.
-        let only_cdi = rules.strategies.iter().all(|strategy| strategy.is_cdi());
         let policy = Policy {
-            offer: OfferPolicy {
-                strategy: match values.text("mig-strategy") {
-                    "single" => MigStrategy::Single,
-                    "mixed" => MigStrategy::Mixed,
-                    _ => MigStrategy::None,
-                },
-                device_specs: if only_cdi { DeviceSpecs::Omitted } else { device_specs },
-                gpus: file.offer.gpus,
-                mig: file.offer.mig,
-                time_slicing: file.offer.time_slicing,
-                withhold: values.list("withhold", kind::selector).collect(),
-            },
+            offer,
             health: health(&values),
             removal_grace: values.duration("removal-grace"),
             pod_resources_socket: values.path("pod-resources-socket"),
@@ -230,7 +222,7 @@ impl Merged {
             paths: roots(&values),
             rescan_interval: Some(values.duration("rescan-interval")).filter(|interval| !interval.is_zero()),
             policy,
-            rules,
+            rules: rules(&values),
             cdi: cdi(&values),
             kubelet_socket,
             socket_names,
@@ -255,7 +247,33 @@ impl Merged {
     }
 }
 
-fn rules(values: &Values, device_specs: DeviceSpecs) -> Rules {
+fn offer(values: &Values, from_file: &Offer) -> OfferPolicy {
+    // A CDI specification has the numbers of nodes that are not there yet.
+    let only_cdi = strategies(values).iter().all(|strategy| strategy.is_cdi());
+    let Offer { gpus, mig, time_slicing } = from_file.clone();
+    OfferPolicy {
+        strategy: match values.text("mig-strategy") {
+            "single" => MigStrategy::Single,
+            "mixed" => MigStrategy::Mixed,
+            _ => MigStrategy::None,
+        },
+        device_specs: if only_cdi { DeviceSpecs::Omitted } else { device_specs(values) },
+        gpus,
+        mig,
+        time_slicing,
+        withhold: values.list("withhold", kind::selector).collect(),
+    }
+}
+
+fn device_specs(values: &Values) -> DeviceSpecs {
+    match values.boolean("pass-device-specs") {
+        None => DeviceSpecs::Existing,
+        Some(true) => DeviceSpecs::Required,
+        Some(false) => DeviceSpecs::Omitted,
+    }
+}
+
+fn strategies(values: &Values) -> BTreeSet<DeviceListStrategy> {
     let strategy = |word: &str| match word {
         "envvar" => Some(DeviceListStrategy::Envvar),
         "volume-mounts" => Some(DeviceListStrategy::VolumeMounts),
@@ -263,20 +281,21 @@ fn rules(values: &Values, device_specs: DeviceSpecs) -> Rules {
         "cdi-cri" => Some(DeviceListStrategy::CdiCri),
         _ => None,
     };
+    values.list("device-list-strategy", strategy).collect()
+}
+
+fn rules(values: &Values) -> Rules {
     Rules {
-        device_specs,
+        device_specs: device_specs(values),
         host_dev_root: values.path("nvidia-dev-root"),
-        strategies: values.list("device-list-strategy", strategy).collect(),
+        strategies: strategies(values),
         ids: match values.text("device-id-strategy") {
             "index" => DeviceIdStrategy::Index,
             _ => DeviceIdStrategy::Uuid,
         },
         cdi_annotation_prefix: values.text("cdi-annotation-prefix").to_owned(),
-        features: Features {
-            gdrcopy: values.is("gdrcopy-enabled"),
-            gds: values.is("gds-enabled"),
-            mofed: values.is("mofed-enabled"),
-        },
+        features: features(values),
+        cdi_spec_dir: values.path("cdi-spec-dir"),
         imex: Imex {
             channel_ids: values.list("imex-channel-ids", |id| id.parse().ok()).collect(),
             required: values.is("imex-required"),
@@ -288,6 +307,10 @@ fn rules(values: &Values, device_specs: DeviceSpecs) -> Rules {
             _ => AllocationPolicy::Unset,
         },
     }
+}
+
+fn features(values: &Values) -> BTreeSet<Feature> {
+    Feature::ALL.into_iter().filter(|feature| values.is(&format!("{}-enabled", feature.word()))).collect()
 }
 
 fn health(values: &Values) -> HealthPolicy {
@@ -313,6 +336,7 @@ fn cdi(values: &Values) -> CdiOptions {
             .list("cdi-feature-flags", |flag| Some(flag == "disable-ipc-discoverer"))
             .any(|is| is),
         imex_channels: values.list("imex-channel-ids", |id| id.parse().ok()).collect(),
+        features: features(values),
     }
 }
 

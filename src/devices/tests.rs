@@ -58,6 +58,7 @@ fn slice(
 fn node_with(gpus: Vec<Gpu>) -> Inventory {
     Inventory {
         driver_version: "580.95.05".to_owned(),
+        kernel_module: None,
         cuda_version: Some("13.0".to_owned()),
         library: "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.580.95.05".into(),
         gpus,

@@ -39,6 +39,7 @@
 //! | an event that [`Checks`] count | as above | always |
 //! | a GPU that needs something ([`RecoveryAction`](crate::inventory::RecoveryAction)) that keeps it from use | the GPU | unless all checks are disabled |
 //! | a lost GPU ([`TroubleKind::Lost`](crate::inventory::TroubleKind)) | the GPU | always |
+//! | a GPU or a slice that cannot be read | that | unless nothing recovers: then only while it lasts |
 //!
 //! A GPU or a slice is well again by a look at the driver, never by time alone. All of this has to hold:
 //!
@@ -47,7 +48,7 @@
 //! 2. the GPU could be read, and so could the slice, which is the same as before;
 //! 3. the driver says that the GPU needs nothing that keeps it from use; or, where it does not tell ([`Rule::ByReset`]), the GPU was reset
 //!    since the last evidence: it was lost, or absent, or the kernel driver was unloaded or replaced, or all its
-//!    instances had gone.
+//!    instances had gone. What only could not be read needs no reset for that.
 //!
 //! A slice that a readable GPU no longer has is forgotten with all that stood against it: one that is made in its place
 //! is another. But an event after which no look had begun that saw the old slice may be about the new one, since IDs are

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::EventKind;
-use crate::inventory::RecoveryAction;
+use crate::inventory::{RecoveryAction, Trouble, TroubleKind};
 use crate::resource::Reason;
 
 /// Time on a clock that never goes back, since the program's start.
@@ -36,8 +36,8 @@ pub(super) const LONGEST_QUIET: Duration = Duration::from_mins(10);
 /// The state of one GPU, or of one slice by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Record {
-    /// NVML's words, where the GPU was lost.
-    lost: Option<String>,
+    /// Why it could not be used or read the last time that it could not, and when that look began.
+    trouble: Option<(Trouble, Moment)>,
     /// What the GPU needed.
     asks: Option<RecoveryAction>,
     /// The events that counted, each kind when it first came, in that order.
@@ -67,17 +67,22 @@ impl Record {
         news
     }
 
-    /// The GPU is lost, as a look tells that began at `began`; whether that is news. It cannot come back without a
-    /// reset, which counts for an event as well unless the event may have come later.
-    pub(super) fn lost(&mut self, text: &str, began: Moment) -> bool {
-        let reset_since = self.reset_since || self.events.is_empty() || began > self.last;
+    /// It is lost or cannot be read, as a look tells that began at `began`; whether that is news. A GPU that is lost
+    /// cannot come back without a reset, which counts for an event as well unless the event may have come later. One
+    /// that only could not be read needs none for that.
+    pub(super) fn trouble(&mut self, trouble: &Trouble, began: Moment) -> bool {
+        let lost = trouble.kind == TroubleKind::Lost;
+        let needs_no_reset = self.events.is_empty() && (lost || self.asks.is_none());
+        let reset_since = self.reset_since || needs_no_reset || lost && began > self.last;
         self.sicken(began);
         self.reset_since = reset_since;
-        let news = self.lost.is_none();
-        if self.lost.as_deref() != Some(text) {
-            self.lost = Some(text.to_owned());
-        }
-        news
+        let before = self.trouble.replace((trouble.clone(), began));
+        before.is_none_or(|(before, _)| before.kind != trouble.kind)
+    }
+
+    /// Whether the look that began then could not read it.
+    pub(super) fn was_unreadable(&self, looked: Moment) -> bool {
+        self.trouble.as_ref().is_some_and(|(_, began)| *began == looked)
     }
 
     /// The GPU needs something; whether that is news.
@@ -119,7 +124,7 @@ impl Record {
     /// It is well again; the reasons that no longer hold.
     pub(super) fn recover(&mut self, began: Moment) -> Vec<Reason> {
         let reasons = self.reasons();
-        self.lost = None;
+        self.trouble = None;
         self.asks = None;
         self.events.clear();
         self.well_since = Some(began);
@@ -132,10 +137,10 @@ impl Record {
     }
 
     pub(super) fn reasons(&self) -> Vec<Reason> {
-        let lost = self.lost.clone().map(Reason::Lost);
+        let trouble = self.trouble.clone().map(|(trouble, _)| Reason::from(trouble));
         let asks = self.asks.map(Reason::RecoveryAction);
         let events = self.events.iter().map(|(kind, at)| Reason::Event(*kind, *at));
-        lost.into_iter().chain(asks).chain(events).collect()
+        trouble.into_iter().chain(asks).chain(events).collect()
     }
 
     fn sicken(&mut self, now: Moment) {

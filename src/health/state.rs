@@ -8,7 +8,7 @@ use super::instances::Instances;
 use super::record::Record;
 use super::waiting::{Kept, Waiting};
 use super::{EventKind, HealthEvent, HealthPolicy, Moment, Recovery};
-use crate::inventory::{Gpu, Inventory, MigDevice, RecoveryAction, TroubleKind};
+use crate::inventory::{Gpu, Inventory, MigDevice, RecoveryAction, Trouble, TroubleKind};
 use crate::resource::{Device, Reason};
 
 /// What stands against which GPU and slice. It holds no more than those that are sick or were within the hour, and the
@@ -144,7 +144,7 @@ impl Health {
     }
 
     /// The driver as a whole cannot be used, so that nothing is known of any GPU. With `unloaded` the kernel driver
-    /// itself has gone or was replaced: when it comes back, every GPU has been reset. Without, a call may have failed
+    /// itself has gone, or another one is found: when it comes back, every GPU has been reset. Without, a call may have failed
     /// once, and nothing may have happened to any GPU.
     pub fn driver_gone(&mut self, unloaded: bool) {
         for health in self.gpus.values_mut() {
@@ -160,7 +160,7 @@ impl Health {
     /// those of its slices. Which slice it was is in the [`Outcome`], for the log.
     ///
     /// The reasons stay as they are while an illness lasts, also in the quiet period after the cause has ended. A GPU
-    /// that is lost has the same [`Reason::Lost`] in the inventory.
+    /// that is lost or cannot be read has the same reason in the inventory.
     pub fn reasons_of(&self, device: &Device) -> Vec<Reason> {
         let Some(health) = self.gpus.get(&device.gpu_uuid) else { return Vec::new() };
         let mut reasons = health.whole.as_ref().map(Record::reasons).unwrap_or_default();
@@ -181,7 +181,11 @@ impl Health {
     pub fn next_look(&self, policy: &HealthPolicy, now: Moment) -> Option<Duration> {
         let Recovery::Auto { quiet } = policy.recovery else { return None };
         let waits = |health: &GpuHealth, record: &Record| {
-            record.is_sick() && health.says.allows(record) && !record.may_end(quiet, self.looked)
+            // What could not be read just now does not get readable by being looked at more often.
+            record.is_sick()
+                && health.says.allows(record)
+                && !record.may_end(quiet, self.looked)
+                && !record.was_unreadable(self.looked)
         };
         let records =
             self.gpus.values().flat_map(|health| health.records().map(move |record| (health, record)));
@@ -204,31 +208,39 @@ impl Health {
         let mut found = Vec::new();
         let mut to_reboot = Vec::new();
         let asking_counts = policy.checks.counts(EventKind::RecoveryAction);
+        // Without recovery, what could not be read once would be lost for good.
+        let counts = |trouble: &&Trouble| {
+            trouble.kind == TroubleKind::Lost || matches!(policy.recovery, Recovery::Auto { .. })
+        };
         for gpu in &inventory.gpus {
-            let lost = gpu.problem.as_ref().filter(|problem| problem.kind == TroubleKind::Lost);
             // What a GPU needed when it could last be read is no evidence of today.
             let asks = gpu.recovery_action.filter(|_| asking_counts && Says::about(gpu) == Says::NeedsWork);
-            if let Some(trouble) = lost
-                && self.whole(gpu).lost(&trouble.text, began)
+            if let Some(trouble) = gpu.problem.as_ref().filter(counts)
+                && self.whole(gpu).trouble(trouble, began)
             {
-                found.push((gpu, Reason::Lost(trouble.text.clone())));
+                found.push((gpu_and_slices(gpu), Reason::from(trouble.clone())));
+            }
+            // Nor is what a slice was then.
+            for mig in gpu.mig_devices.iter().filter(|_| gpu.problem.is_none()) {
+                if let Some(trouble) = mig.problem.as_ref().filter(counts)
+                    && self.gpu(gpu).slice(mig).record.trouble(trouble, began)
+                {
+                    found.push((slice_name(gpu, mig), Reason::from(trouble.clone())));
+                }
             }
             if let Some(action) = asks
                 && self.whole(gpu).asks(action, began)
             {
                 match action {
                     RecoveryAction::Reboot => to_reboot.push(gpu),
-                    _ => found.push((gpu, Reason::RecoveryAction(action))),
+                    _ => found.push((gpu_and_slices(gpu), Reason::RecoveryAction(action))),
                 }
             }
         }
-        let sickness = |(gpu, reason)| Sickness { what: gpu_and_slices(gpu), reason, news: true };
-        let reboot = (!known && !to_reboot.is_empty()).then(|| Sickness {
-            what: node_with(&to_reboot),
-            reason: Reason::RecoveryAction(RecoveryAction::Reboot),
-            news: true,
-        });
-        reboot.into_iter().chain(found.into_iter().map(sickness)).collect()
+        let reason = Reason::RecoveryAction(RecoveryAction::Reboot);
+        let reboot = (!known && !to_reboot.is_empty()).then(|| (node_with(&to_reboot), reason));
+        let sickness = |(what, reason)| Sickness { what, reason, news: true };
+        reboot.into_iter().chain(found).map(sickness).collect()
     }
 
     /// Marks what `event` is about; `None` where the inventory does not have it. It counts as evidence of `now`.

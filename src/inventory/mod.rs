@@ -20,6 +20,9 @@ pub use profile::{InvalidProfile, Profile};
 pub struct Inventory {
     /// The driver's version as NVML gives it, e.g. `580.95.05`.
     pub driver_version: String,
+    /// What the kernel driver says of itself in `/proc/driver/nvidia/version`, where that can be read.
+    #[serde(skip)]
+    pub kernel_module: Option<String>,
     /// The newest CUDA version that the driver supports, e.g. `13.0`.
     pub cuda_version: Option<String>,
     /// The library file that was opened.
@@ -148,16 +151,24 @@ impl MigDevice {
     }
 }
 
-/// Tells a file from a later one of the same name. The kernel gives a file of procfs a new time when it is made, and
-/// may give it a new time for no reason, so that a difference is a doubt and not a proof.
+/// Tells a file from a later one of the same name. The kernel gives a file of procfs a new time when it is first looked
+/// at, and may give it a new time for no reason, so that a difference is a doubt and not a proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileStamp {
     /// The file system's number.
     pub device: u64,
     /// The inode's number, which a later file may get again.
     pub inode: u64,
-    /// Last change of the inode, in ns since 1970.
-    pub changed_ns: i128,
+    /// Last change of the inode, in ns since 1970; `None` where the kernel gives it a new time with every look.
+    pub changed_ns: Option<i128>,
+}
+
+impl FileStamp {
+    /// Whether both can be the same file.
+    pub fn may_be(&self, other: &Self) -> bool {
+        let times = self.changed_ns.zip(other.changed_ns);
+        (self.device, self.inode) == (other.device, other.inode) && times.is_none_or(|(a, b)| a == b)
+    }
 }
 
 /// What a GPU needs before it can be used again (nvml.h, `nvmlDeviceGpuRecoveryAction_t`, read as field 230).
@@ -305,6 +316,13 @@ impl Problem {
 }
 
 impl Inventory {
+    /// Whether the kernel driver is the one that `other` was read from, as far as it can be told. Another one has reset
+    /// every GPU.
+    pub fn is_of_same_driver(&self, other: &Self) -> bool {
+        let modules = self.kernel_module.as_ref().zip(other.kernel_module.as_ref());
+        self.driver_version == other.driver_version && modules.is_none_or(|(a, b)| a == b)
+    }
+
     /// Keeps what `previous` knew of GPUs and MIG devices that cannot be read this time, marked with the
     /// reason: a device that does not answer is sick, not gone.
     #[must_use]

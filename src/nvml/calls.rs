@@ -12,7 +12,8 @@ use super::error::CallError;
 /// How a function of NVML has answered so far.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct CallCount {
-    /// Calls that did what they are for. The end of a wait for events is one, whether there was an event or not.
+    /// Calls that did what they are for. The end of a wait for events is one, whether there was an event or not; any
+    /// other call that times out is not.
     pub ok: u64,
     /// Calls that did not, by the answer's name without `NVML_ERROR_`, e.g. `NOT_SUPPORTED`.
     pub errors: BTreeMap<&'static str, u64>,
@@ -75,6 +76,24 @@ impl Caller {
         call: &'static str,
         function: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, CallError> {
+        self.count(call, function, |_| true)
+    }
+
+    /// As [`Caller::ask`], for a function that waits: that nothing happened in the time it was given is no error of it.
+    pub(super) fn wait<T, E: Into<Named>>(
+        &self,
+        call: &'static str,
+        function: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, CallError> {
+        self.count(call, function, |error| !error.is_timeout())
+    }
+
+    fn count<T, E: Into<Named>>(
+        &self,
+        call: &'static str,
+        function: impl FnOnce() -> Result<T, E>,
+        is_error: impl Fn(&CallError) -> bool,
+    ) -> Result<T, CallError> {
         if self.is_given_up() {
             return Err(CallError::given_up(call));
         }
@@ -82,7 +101,7 @@ impl Caller {
         *lock(&self.under_way) = Some(UnderWay { call, since });
         let answer = function().map_err(|error| error.into().of(call));
         *lock(&self.under_way) = None;
-        let error = answer.as_ref().err().filter(|error| !error.is_timeout());
+        let error = answer.as_ref().err().filter(|error| is_error(error));
         self.counts.add(call, error.map(CallError::code), since.elapsed());
         answer
     }
@@ -143,11 +162,15 @@ mod tests {
         assert_eq!(caller.ask("nvmlX", || Ok::<_, NvmlError>(1)), Ok(1));
         assert!(caller.ask("nvmlX", || Err::<(), _>(NvmlError::GpuLost)).is_err());
         assert!(caller.ask("nvmlX", || Err::<(), _>(CallError::missing("nvmlX"))).is_err());
-        assert!(caller.ask("nvmlWait", || Err::<(), _>(NvmlError::Timeout)).is_err());
+        assert!(caller.ask("nvmlX", || Err::<(), _>(NvmlError::Timeout)).is_err());
+        assert!(caller.wait("nvmlWait", || Err::<(), _>(NvmlError::Timeout)).is_err());
+        assert!(caller.wait("nvmlWait", || Err::<(), _>(NvmlError::GpuLost)).is_err());
         let all = counts.all();
         assert_eq!(all.iter().map(|(call, _)| *call).collect::<Vec<_>>(), ["nvmlWait", "nvmlX"]);
         assert_eq!((all[0].1.ok, all[1].1.ok), (1, 1));
-        assert_eq!(all[1].1.errors, BTreeMap::from([("FUNCTION_NOT_FOUND", 1), ("GPU_IS_LOST", 1)]));
+        assert_eq!(all[0].1.errors, BTreeMap::from([("GPU_IS_LOST", 1)]));
+        let errors = BTreeMap::from([("FUNCTION_NOT_FOUND", 1), ("GPU_IS_LOST", 1), ("TIMEOUT", 1)]);
+        assert_eq!(all[1].1.errors, errors);
         assert!(caller.under_way().is_none());
     }
 

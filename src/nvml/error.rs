@@ -81,10 +81,12 @@ impl DriverError {
         }
     }
 
-    /// Whether the kernel driver itself was gone or replaced, which no GPU outlives without a reset. All else may be over
-    /// in a moment without that anything happened to a GPU.
+    /// Whether the kernel driver itself was gone, which no GPU outlives without a reset. All else may be over in a
+    /// moment without that anything happened to a GPU: also a library of another version than the driver, which may
+    /// be replaced while the driver stays. That the driver was replaced shows in
+    /// [`Inventory::is_of_same_driver`](crate::inventory::Inventory::is_of_same_driver).
     pub fn is_unloaded(&self) -> bool {
-        matches!(self, Self::NotLoaded { .. } | Self::VersionMismatch { .. })
+        matches!(self, Self::NotLoaded { .. })
     }
 
     /// Whether it says the same as `other`, whichever call found it out.

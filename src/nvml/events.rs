@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
+use nvml_wrapper::Device;
 use tokio::sync::mpsc;
 
 use super::backoff::Backoff;
@@ -17,6 +18,7 @@ use super::session::{Asks, OpenDriver, Report};
 use super::status::{Status, Watched};
 use super::throttle::Throttle;
 use crate::health::{EventKind, HealthEvent};
+use crate::inventory::Gpu;
 
 /// One wait is at most this long, so that the thread hears when it is to end or to listen to another GPU.
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
@@ -31,15 +33,41 @@ type Type = (u64, fn(u64) -> EventKind);
 const TYPES: [Type; 6] = [
     (0x8, EventKind::Xid),
     (0x2, |_| EventKind::DoubleBitEcc),
-    (0x100, |_| EventKind::MigConfigChange),
+    (MIG_CONFIG_CHANGE, |_| EventKind::MigConfigChange),
     (0x2000, |_| EventKind::FatalPoison),
     (0x4000, |_| EventKind::GpuUnavailable),
     (0x8000, |_| EventKind::RecoveryAction),
 ];
 
+/// `nvmlEventTypeMigConfigChange`. Older drivers refuse it while MIG mode is off, and all that is registered by the same
+/// call with it, so that it has a call of its own.
+const MIG_CONFIG_CHANGE: u64 = 0x100;
+
 /// What an event of this type and with this data means.
 fn kind(bit: u64, data: u64) -> Option<EventKind> {
     TYPES.iter().find(|(known, _)| *known == bit).map(|(_, kind)| kind(data))
+}
+
+/// The words for the types in this mask.
+fn words(mask: u64) -> Vec<&'static str> {
+    TYPES.iter().filter(|(bit, _)| mask & bit != 0).map(|(_, kind)| kind(0).word()).collect()
+}
+
+/// A GPU that is to be listened to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// Its NVML index. It is asked for by that, for a look-up by UUID may start other GPUs, and fails while any is lost.
+    index: u32,
+    /// Its UUID.
+    pub(super) uuid: String,
+    /// Whether it is in MIG mode.
+    mig: bool,
+}
+
+impl From<&Gpu> for Wanted {
+    fn from(gpu: &Gpu) -> Self {
+        Self { index: gpu.index, uuid: gpu.uuid.clone(), mig: gpu.mig_enabled() }
+    }
 }
 
 /// What the session and the thread share.
@@ -51,9 +79,9 @@ pub(super) struct Control {
 
 #[derive(Debug, Default, Clone)]
 struct State {
-    /// UUIDs of the GPUs to be listened to.
-    wanted: Vec<String>,
-    /// Those that were not among them for a while.
+    /// The GPUs to be listened to.
+    wanted: Vec<Wanted>,
+    /// UUIDs of those that were not among them for a while.
     were_away: HashSet<String>,
     /// Which of them is being registered.
     registering: Option<String>,
@@ -62,10 +90,11 @@ struct State {
 
 impl Control {
     /// Listens to these from now on.
-    pub(super) fn want(&self, gpus: Vec<String>) {
+    pub(super) fn want(&self, gpus: Vec<Wanted>) {
         let mut state = lock(&self.state);
         let before = std::mem::replace(&mut state.wanted, gpus);
-        let gone: Vec<String> = before.into_iter().filter(|gpu| !state.wanted.contains(gpu)).collect();
+        let stays = |uuid: &String| state.wanted.iter().any(|gpu| gpu.uuid == *uuid);
+        let gone: Vec<String> = before.into_iter().map(|gpu| gpu.uuid).filter(|uuid| !stays(uuid)).collect();
         state.were_away.extend(gone);
         drop(state);
         self.changed.notify_all();
@@ -144,11 +173,43 @@ impl Listener {
 struct Listening<'a, 'nvml> {
     listener: &'a Listener,
     set: &'a EventSet<'nvml>,
-    /// UUIDs of the GPUs in the set.
-    by_handle: HashMap<usize, String>,
-    /// Those that could not be put into it, and when they are tried again, if ever.
-    refused: HashMap<String, (Backoff, Option<Instant>)>,
+    /// The GPUs in the set.
+    by_handle: HashMap<usize, Registered>,
+    /// By UUID: those that could not be put into it.
+    refused: HashMap<String, Refused>,
     unknown: Throttle,
+}
+
+/// A GPU in the set.
+struct Registered {
+    uuid: String,
+    /// The types that it is registered for.
+    mask: u64,
+    /// Whether it was in MIG mode then.
+    mig: bool,
+}
+
+impl Registered {
+    /// Whether it is to be asked for changes of the MIG configuration once more, now that it is in MIG mode.
+    fn lacks_changes(&self, gpu: &Wanted) -> bool {
+        self.mask & MIG_CONFIG_CHANGE == 0 && gpu.mig && !self.mig
+    }
+}
+
+/// A GPU that could not be put into the set.
+#[derive(Default)]
+struct Refused {
+    backoff: Backoff,
+    /// When it is tried again, if ever.
+    again: Option<Instant>,
+    /// Whether it was in MIG mode then.
+    mig: bool,
+}
+
+impl Refused {
+    fn is_due(&self, gpu: &Wanted) -> bool {
+        self.again.is_some_and(|at| at <= Instant::now()) || gpu.mig && !self.mig
+    }
 }
 
 impl<'nvml> Listening<'_, 'nvml> {
@@ -160,7 +221,8 @@ impl<'nvml> Listening<'_, 'nvml> {
             }
             // A GPU that cannot be read stays in the set, for a new one would miss what happens to the others just then.
             // When it is back, what was registered before may not hold any more.
-            if self.by_handle.values().any(|gpu| were_away.contains(gpu) && wanted.contains(gpu)) {
+            let is_back = |gpu: &&Wanted| were_away.contains(&gpu.uuid);
+            if wanted.iter().filter(is_back).any(|gpu| self.registered(gpu).is_some()) {
                 return End::Outdated;
             }
             if let Err(error) = self.register_all(&wanted) {
@@ -179,36 +241,41 @@ impl<'nvml> Listening<'_, 'nvml> {
 
     /// Puts those into the set that are not in it yet. What happened to them before was told to nobody, so they are to
     /// be looked at. An error means that the set cannot be used any more.
-    fn register_all(&mut self, wanted: &[String]) -> Result<(), CallError> {
-        self.refused.retain(|gpu, _| wanted.contains(gpu));
+    fn register_all(&mut self, wanted: &[Wanted]) -> Result<(), CallError> {
+        self.refused.retain(|uuid, _| wanted.iter().any(|gpu| gpu.uuid == *uuid));
         let mut new = false;
         for gpu in wanted {
-            let in_set = self.by_handle.values().any(|known| known == gpu);
-            let due = self.refused.get(gpu).is_none_or(|(_, at)| at.is_some_and(|at| at <= Instant::now()));
-            if in_set || !due {
+            let is_done = match self.registered(gpu) {
+                Some(registered) => !registered.lacks_changes(gpu),
+                None => self.refused.get(&gpu.uuid).is_some_and(|refused| !refused.is_due(gpu)),
+            };
+            if is_done {
                 continue;
             }
-            lock(&self.listener.control.state).registering = Some(gpu.clone());
+            lock(&self.listener.control.state).registering = Some(gpu.uuid.clone());
             let registered = self.register(gpu);
             lock(&self.listener.control.state).registering = None;
-            let (mut backoff, _) = self.refused.remove(gpu).unwrap_or_default();
+            let mut refused = self.refused.remove(&gpu.uuid).unwrap_or_default();
+            refused.mig = gpu.mig;
             let watched = match registered {
-                Ok(kinds) => {
+                Ok(mask) => {
                     new = true;
-                    Watched::Events(kinds)
+                    Watched::Events(words(mask))
                 }
                 Err(Refusal::Set(error)) => return Err(error),
                 Err(Refusal::ForGood(why)) => {
-                    self.refused.insert(gpu.clone(), (backoff, None));
+                    refused.again = None;
+                    self.refused.insert(gpu.uuid.clone(), refused);
                     Watched::Nothing(why)
                 }
                 Err(Refusal::ForNow(why)) => {
-                    let again = Instant::now() + backoff.next();
-                    self.refused.insert(gpu.clone(), (backoff, Some(again)));
+                    refused.again = Some(Instant::now() + refused.backoff.next());
+                    self.refused.insert(gpu.uuid.clone(), refused);
                     Watched::Nothing(why)
                 }
             };
-            if self.listener.status.set_watched(gpu, watched.clone()) {
+            if self.listener.status.set_watched(&gpu.uuid, watched.clone()) {
+                let gpu = &gpu.uuid;
                 match watched {
                     Watched::Events(events) => tracing::info!(gpu, ?events, "listening for events"),
                     Watched::Nothing(why) => tracing::warn!(gpu, why, "no events can be heard of this GPU"),
@@ -221,32 +288,59 @@ impl<'nvml> Listening<'_, 'nvml> {
         Ok(())
     }
 
-    /// Puts one GPU into the set: what it is listened to for.
-    fn register(&mut self, uuid: &str) -> Result<Vec<&'static str>, Refusal> {
-        let Listener { driver, calls, .. } = self.listener;
+    fn registered(&self, gpu: &Wanted) -> Option<&Registered> {
+        self.by_handle.values().find(|registered| registered.uuid == gpu.uuid)
+    }
+
+    /// Puts one GPU into the set, or adds what it would not be listened to for before: all that it is listened to for.
+    fn register(&mut self, gpu: &Wanted) -> Result<u64, Refusal> {
+        let Listener { driver, calls, asks, .. } = self.listener;
+        let Wanted { index, uuid, mig } = gpu;
         let nvml = driver.nvml();
-        let gpu = calls.ask("nvmlDeviceGetHandleByUUID", || nvml.device_by_uuid(uuid))?;
-        let offered = calls.ask("nvmlDeviceGetSupportedEventTypes", || raw::supported(&gpu))?;
-        let types: Vec<_> = TYPES.iter().filter(|(bit, _)| offered & bit != 0).collect();
-        if types.is_empty() {
+        let device = calls.ask("nvmlDeviceGetHandleByIndex_v2", || nvml.device_by_index(*index))?;
+        let found = calls.ask("nvmlDeviceGetUUID", || device.uuid())?;
+        if found != *uuid {
+            asks.look();
+            return Err(Refusal::ForNow(format!("index {index} is another GPU's by now, {found}")));
+        }
+        let offered = calls.ask("nvmlDeviceGetSupportedEventTypes", || raw::supported(&device))?;
+        let wanted = TYPES.iter().fold(0, |mask, (bit, _)| mask | bit) & offered;
+        if wanted == 0 {
             return Err(Refusal::ForGood("its driver offers none of the events".to_owned()));
         }
-        let mask = types.iter().fold(0, |mask, (bit, _)| mask | bit);
-        match calls.ask("nvmlDeviceRegisterEvents", || self.set.register(&gpu, mask)) {
-            Ok(()) => {}
-            // nvml.h: after an unknown error the set is in no defined state.
-            Err(error) if error.is_unknown() => return Err(Refusal::Set(error)),
-            Err(error) => return Err(error.into()),
+        let mut mask = self.registered(gpu).map_or(0, |registered| registered.mask);
+        if mask == 0 && wanted != MIG_CONFIG_CHANGE {
+            mask = wanted & !MIG_CONFIG_CHANGE;
+            self.add(&device, mask)?;
         }
-        self.by_handle.insert(raw::number(&gpu), uuid.to_owned());
-        Ok(types.iter().map(|(_, kind)| kind(0).word()).collect())
+        if wanted & MIG_CONFIG_CHANGE != 0 {
+            match self.add(&device, MIG_CONFIG_CHANGE) {
+                Ok(()) => mask |= MIG_CONFIG_CHANGE,
+                Err(Refusal::ForGood(why)) if mask != 0 => {
+                    tracing::debug!(gpu = uuid, why, "changes of its MIG configuration are not told");
+                }
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        self.by_handle.insert(raw::number(&device), Registered { uuid: uuid.clone(), mask, mig: *mig });
+        Ok(mask)
+    }
+
+    /// Adds events of these types to the set.
+    fn add(&self, device: &Device<'nvml>, mask: u64) -> Result<(), Refusal> {
+        let registered =
+            self.listener.calls.ask("nvmlDeviceRegisterEvents", || self.set.register(device, mask));
+        registered.map_err(|error| {
+            // nvml.h: after an unknown error the set is in no defined state.
+            if error.is_unknown() { Refusal::Set(error) } else { error.into() }
+        })
     }
 
     fn wait(&mut self) -> Result<(), End> {
         let began = Instant::now();
         let ms = u32::try_from(LONGEST_WAIT.as_millis()).unwrap_or(500);
         let set = self.set;
-        match self.listener.calls.ask("nvmlEventSetWait_v2", || set.wait(ms)) {
+        match self.listener.calls.wait("nvmlEventSetWait_v2", || set.wait(ms)) {
             Ok(event) => self.tell(&event),
             Err(error) if error.is_timeout() => {
                 if let Some(left) = SHORTEST_WAIT.checked_sub(began.elapsed()) {
@@ -262,7 +356,7 @@ impl<'nvml> Listening<'_, 'nvml> {
         let at = SystemTime::now();
         let Listener { calls, asks, reports, .. } = self.listener;
         let gpu_uuid = match self.by_handle.get(&raw::number(&event.gpu)) {
-            Some(uuid) => uuid.clone(),
+            Some(registered) => registered.uuid.clone(),
             None => match calls.ask("nvmlDeviceGetUUID", || event.gpu.uuid()) {
                 Ok(uuid) => uuid,
                 Err(error) => {

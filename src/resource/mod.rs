@@ -12,6 +12,7 @@ use crate::health::EventKind;
 use crate::inventory::{DeviceNode, Gpu, MigDevice, RecoveryAction, Trouble, TroubleKind};
 
 pub mod allocate;
+pub mod cdi_name;
 pub mod ledger;
 mod name;
 mod patterns;
@@ -19,9 +20,11 @@ pub mod policy;
 pub mod preferred;
 mod sharing;
 mod strategy;
+pub mod variables;
 
 pub use name::{InvalidResourceName, ResourceName};
-pub use strategy::{MigStrategy, resolve};
+pub use sharing::Earlier;
+pub use strategy::{MigStrategy, resolve, resolve_after};
 
 /// One thing that a container can be given: a MIG device, or a GPU as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]

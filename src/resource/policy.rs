@@ -65,7 +65,7 @@ pub enum DeviceSelection {
     /// All of them.
     #[default]
     All,
-    /// The first so many.
+    /// So many: those that were shared before, else the first.
     Count(usize),
     /// Those named.
     List(Vec<DeviceRef>),
@@ -127,15 +127,34 @@ pub enum AllocationPolicy {
     Packed,
 }
 
-/// Drivers beside the GPU's that a container may want (`--gds-enabled` and its like).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Features {
-    /// `NVIDIA_GDRCOPY=enabled`.
-    pub gdrcopy: bool,
-    /// `NVIDIA_GDS=enabled`.
-    pub gds: bool,
-    /// `NVIDIA_MOFED=enabled`.
-    pub mofed: bool,
+/// A driver beside the GPU's that a container may want. The order is that of NVIDIA's plugin in its answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Feature {
+    /// GDRCopy (`--gdrcopy-enabled`).
+    Gdrcopy,
+    /// GPUDirect Storage (`--gds-enabled`).
+    Gds,
+    /// NVIDIA's drivers for InfiniBand and Ethernet (`--mofed-enabled`).
+    Mofed,
+}
+
+impl Feature {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Gdrcopy, Self::Gds, Self::Mofed];
+
+    /// What flags and CDI kinds call it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Gdrcopy => "gdrcopy",
+            Self::Gds => "gds",
+            Self::Mofed => "mofed",
+        }
+    }
+
+    /// The variable by which the NVIDIA container runtime knows that a container gets it.
+    pub fn variable(self) -> String {
+        format!("NVIDIA_{}", self.word().to_ascii_uppercase())
+    }
 }
 
 /// `imex`: channels that every container gets.

@@ -1,6 +1,6 @@
 //! What should be offered: from what the driver says, the health of devices, and the configuration.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::told::{self, Told};
 use crate::cdi::Cdi;
 use crate::health::{Health, HealthEvent, Moment, Outcome, Rule, rule_for};
 use crate::inventory::Inventory;
-use crate::resource::{Reason, ResourceSet, resolve};
+use crate::resource::{DeviceId, Earlier, Reason, ResourceSet, resolve_after};
 
 /// How often the CDI specification is looked after, and how soon one that is not complete or could not be written:
 /// what it consists of is in places that the driver's thread does not look at.
@@ -29,11 +29,17 @@ pub struct Knowledge {
     epoch: Instant,
     inventory: Option<Arc<Inventory>>,
     health: Health,
+    earlier: Earlier,
 }
 
 impl Default for Knowledge {
     fn default() -> Self {
-        Self { epoch: Instant::now(), inventory: None, health: Health::default() }
+        Self {
+            epoch: Instant::now(),
+            inventory: None,
+            health: Health::default(),
+            earlier: Earlier::default(),
+        }
     }
 }
 
@@ -150,6 +156,10 @@ impl Outlook {
         self.heard = true;
         let previous = self.known.inventory.take();
         let first = previous.is_none();
+        if previous.as_ref().is_some_and(|previous| !previous.is_of_same_driver(&inventory)) {
+            info!(driver = inventory.driver_version, "another kernel driver: every GPU has been reset");
+            self.known.health.driver_gone(true);
+        }
         let inventory = match &previous {
             Some(previous) => inventory.with_unreadable_from(previous),
             None => inventory,
@@ -213,7 +223,7 @@ impl Outlook {
         }
     }
 
-    /// There is no driver at the moment; with `unloaded`, because the kernel driver has gone or was replaced.
+    /// There is no driver at the moment; with `unloaded`, because the kernel driver has gone.
     pub(super) fn take_no_driver(&mut self, why: String, unloaded: bool) {
         self.changed |= self.no_driver.as_ref() != Some(&why) || matches!(self.hold, Hold::Ending(_));
         self.heard = true;
@@ -236,6 +246,13 @@ impl Outlook {
     pub(super) fn end_hold(&mut self) {
         if self.hold == Hold::Yes {
             self.hold = Hold::Ending(Instant::now());
+        }
+    }
+
+    /// Takes what pods hold: what is shared and what is not should not change under them.
+    pub(super) fn take_held(&mut self, held: BTreeSet<DeviceId>) {
+        if self.known.earlier.take_held(held) {
+            self.resolve();
         }
     }
 
@@ -271,10 +288,11 @@ impl Outlook {
     /// device that a container runtime cannot resolve.
     fn resolve(&mut self) {
         let Some(inventory) = &self.known.inventory else { return };
-        let mut resolved = resolve(inventory, &self.policy.offer);
+        let mut resolved = resolve_after(inventory, &self.policy.offer, &self.known.earlier);
         let complete = !self.by_cdi || mark_incomplete(&mut resolved, &mut self.cdi, inventory);
         self.cdi_again = self.by_cdi.then(|| Instant::now() + if complete { CDI_LOOK } else { CDI_AGAIN });
         self.told.of_offer(&self.resolved, &resolved, self.policy.offer.strategy);
+        self.known.earlier.take_offer(&resolved);
         self.resolved = resolved;
         self.mark();
     }
@@ -307,6 +325,14 @@ fn mark_incomplete(wanted: &mut ResourceSet, cdi: &mut Cdi, inventory: &Inventor
                     .to_owned(),
             );
         }
+    }
+    if let Ok(update) = &update {
+        wanted.warnings.extend(update.absent.iter().map(|feature| {
+            format!(
+                "--{0}-enabled: this node has no device node of {0}, so containers do not get it by CDI",
+                feature.word()
+            )
+        }));
     }
     wanted.mark(|device| {
         let reason = match &update {

@@ -64,6 +64,14 @@ class Cluster:
         text = subprocess.run([self.command("containerd"), "--version"], capture_output=True, text=True, check=True).stdout
         return tuple(map(int, re.search(r" v?(\d+)\.(\d+)\.", text).groups()))
 
+    def find_kept(self):
+        """Takes the commands that a cluster which was kept was started with, so that E2E_BIN need not be named again."""
+        try:
+            given = (self.state / "given").read_text()
+        except FileNotFoundError:
+            raise Failed("no cluster was kept") from None
+        self.given = Path(given) if given else None
+
     def inside(self, *command):
         """A command line that runs `command` inside the node."""
         path = ":".join(dict.fromkeys(os.path.dirname(self.command(name))
@@ -99,6 +107,7 @@ class Cluster:
         self.down()
         for folder in ("kubelet", "containerd", "pods-log", "static-pods", "cni", "opt"):
             (self.state / folder).mkdir(parents=True)
+        (self.state / "given").write_text(str(self.given or ""))
         shutil.rmtree(self.log, ignore_errors=True)
         self.log.mkdir(parents=True)
         self._write_configuration()
@@ -121,7 +130,7 @@ class Cluster:
         self.start("containerd")
         self.start("etcd")
         self.start("kube-apiserver")
-        self._wait_for_api(["get", "--raw", "/readyz"], "the API server")
+        self.wait_until_api_answers()
         self.start("kube-controller-manager")
         self.start("kube-scheduler")
         self.start("kubelet")
@@ -162,6 +171,9 @@ class Cluster:
         if self.group.encode() not in words:
             raise Failed("the node is not running")
         return pid
+
+    def wait_until_api_answers(self):
+        self._wait_for_api(["get", "--raw", "/readyz"], "the API server")
 
     def _wait_for_api(self, arguments, what):
         def works():
@@ -308,6 +320,8 @@ state = "/run/containerd"
             "staticPodPath": f"{self.state}/static-pods",
             "volumePluginDir": f"{self.state}/volume-plugins",
             "nodeStatusUpdateFrequency": "1s",
+            # How long it takes until a changed config map is in a pod's volume; a minute by default.
+            "syncFrequency": "5s",
             # As by default from 1.27 on; before, it is a tenth of that, and what the pods do shows late.
             "kubeAPIQPS": 50,
             "kubeAPIBurst": 100,

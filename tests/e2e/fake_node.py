@@ -61,6 +61,10 @@ class FakeNode:
                 found[fields["uuid"]] = Slice(gpu, minor, fields)
         return found
 
+    def gpus(self):
+        """The UUID of every GPU, by its index."""
+        return re.findall(r"^GPU \d+: .*UUID: (GPU-[^;)\s,]+)", self._run("list", self.root), re.M)
+
     def device_nodes(self):
         """Every device node that the driver has made: its name below `dev`, with its major and minor numbers."""
         nodes = {}

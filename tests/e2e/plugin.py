@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,9 @@ from wait import Failed, until
 REPOSITORY = Path(__file__).resolve().parents[2]
 CHART = REPOSITORY / "deploy/helm/mig-device-plugin"
 NAMESPACE = "mig-device-plugin"
+RELEASE = "mig-device-plugin"
 DAEMONSET = "daemonset/mig-device-plugin"
+CONFIG_MAP = "configmap/mig-device-plugin-configs"
 PROGRAM = "/usr/bin/mig-device-plugin"
 # The chart's default.
 PORT = 9413
@@ -54,27 +57,42 @@ class Plugin:
     def __init__(self, cluster_, helm, driver_root):
         self.cluster, self.helm, self.driver_root = cluster_, helm, driver_root
 
-    def manifests(self, values):
-        """What the chart makes of these values."""
-        values = {"nvidiaDriverRoot": str(self.driver_root), "image": {"pullPolicy": "Never"}, "createNamespace": True} | values
-        # The version is for the chart's own check: the cluster's may be 1.20 with the fix that 1.26 has.
-        command = [self.helm, "template", "mig-device-plugin", CHART, "--namespace", NAMESPACE,
-                   "--kube-version", "1.36", "--values", "-"]
-        result = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, timeout=60)
-        if result.returncode != 0:
-            raise Failed(f"helm template: {result.stderr}")
-        return result.stdout
-
     def install(self, values):
-        """Installs the chart or changes what is installed, and waits until the new pod is ready."""
-        self.cluster.kubectl("apply", "--validate=false", "-f", "-", text=self.manifests(values))
+        """Installs the chart or upgrades what is installed, and waits until the new pod is ready."""
+        values = {"nvidiaDriverRoot": str(self.driver_root), "image": {"pullPolicy": "Never"}} | values
+        self._helm("upgrade", "--install", RELEASE, self._chart(), "--create-namespace", "--values", "-",
+                   text=json.dumps(values))
         self.wait_until_rolled_out()
+
+    def _helm(self, *arguments, text=None):
+        """helm inside the node, as somebody who installs the chart would call it."""
+        home = self.cluster.state / "helm"
+        folders = [f"HELM_{name}_HOME={home}" for name in ("CACHE", "CONFIG", "DATA")]
+        return self.cluster.run("env", *folders, self.helm, *arguments, "--namespace", NAMESPACE, text=text, seconds=240)
+
+    def _chart(self):
+        """The chart; for clusters older than it supports, a copy without its own check of the version: the kubelet of
+        such a one has the fix that it checks for."""
+        if self.cluster.version() >= (1, 26):
+            return CHART
+        copy = self.cluster.state / "chart"
+        if not copy.exists():
+            shutil.copytree(CHART, copy)
+            chart = copy / "Chart.yaml"
+            chart.write_text(re.sub(r"^kubeVersion:.*\n", "", chart.read_text(), flags=re.M))
+        return copy
 
     def wait_until_rolled_out(self):
         self.cluster.kubectl("rollout", "status", "--namespace", NAMESPACE, DAEMONSET, "--timeout=120s", seconds=150)
 
     def uninstall(self):
-        self.cluster.kubectl("delete", "--wait", "--ignore-not-found", "-f", "-", text=self.manifests({}), seconds=180)
+        self._helm("uninstall", RELEASE, "--ignore-not-found", "--wait")
+        until("the end of the plugin's pods", lambda: not self.cluster.get("pods", "--namespace", NAMESPACE)["items"], 180)
+
+    def edit_config(self, config):
+        """Changes the configuration in the chart's config map, as `kubectl edit` does."""
+        patch = {"data": {"default": json.dumps(config)}}
+        self.cluster.kubectl("patch", CONFIG_MAP, "--namespace", NAMESPACE, "--patch", json.dumps(patch))
 
     def pod(self):
         """The plugin's only pod that is not on its way out, or None."""
@@ -95,9 +113,16 @@ class Plugin:
         for pid in self.cluster.pids_of(PROGRAM):
             os.kill(pid, signal.SIGHUP)
 
+    def address(self, path):
+        """Where the plugin's pod answers over HTTP."""
+        return f"http://{self.pod()['status']['podIP']}:{PORT}{path}"
+
+    def page_at(self, address):
+        return self.cluster.run(sys.executable, "-c", GET, address)
+
     def page(self, path):
         """What the plugin says over HTTP at its pod's address."""
-        return self.cluster.run(sys.executable, "-c", GET, f"http://{self.pod()['status']['podIP']}:{PORT}{path}")
+        return self.page_at(self.address(path))
 
     def sockets(self):
         """The names of the plugin's sockets in the kubelet's folder."""

@@ -19,8 +19,13 @@ class Pods:
     def __init__(self, cluster_):
         self.cluster = cluster_
 
-    def make(self, *names, resource, count=1, script=SCRIPT, resources=None):
-        """Makes pods that ask for devices, and for other resources; they may have to wait for them."""
+    def make(self, *names, resource, count=1, script=SCRIPT, resources=None, init=False):
+        """Makes pods that ask for devices, and for other resources; they may have to wait for them. With `init`, an
+        ordinary init container does, and the script is its."""
+        with_devices = container("init" if init else "main", script, {resource: str(count)} | (resources or {}))
+        containers = {"containers": [with_devices]}
+        if init:
+            containers = {"initContainers": [with_devices], "containers": [container("main", SCRIPT, {})]}
         self.cluster.apply(*({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": name, "labels": dict([LABEL.split("=")])},
@@ -28,12 +33,7 @@ class Pods:
                 "automountServiceAccountToken": False,
                 "enableServiceLinks": False,
                 "terminationGracePeriodSeconds": 1,
-                "containers": [{
-                    "name": "main", "image": cluster.IMAGE, "imagePullPolicy": "Never",
-                    "command": ["sh", "-c", script],
-                    "resources": {"limits": {resource: str(count)} | (resources or {})},
-                }],
-            },
+            } | containers,
         } for name in names))
 
     def run(self, *names, seconds=120, **rest):
@@ -129,6 +129,14 @@ try() {{
             if entry["PodUID"] in names:
                 found[names[entry["PodUID"]]] = sorted(id_ for group in ids.values() for id_ in group)
         return found
+
+
+def container(name, script, limits):
+    return {
+        "name": name, "image": cluster.IMAGE, "imagePullPolicy": "Never",
+        "command": ["sh", "-c", script],
+        "resources": {"limits": limits},
+    }
 
 
 def is_ready(pod):

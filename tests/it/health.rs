@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fake_kubelet::PodSpec;
-use fake_nvml::{Description, Event, Fault, Instance, RecoveryAction};
+use fake_nvml::{Description, DriverState, Event, Fault, Instance, RecoveryAction, UnprivilegedEvents};
 use tokio::time::sleep;
 
 use crate::rig::{GPU, Rig, mig, wait_until};
@@ -257,6 +257,7 @@ async fn ten_thousand_errors_in_a_second_are_few_lists_and_no_memory() {
 async fn a_plugin_without_privileges_knows_errors_by_gpu_and_says_so() {
     let mut plain = seven();
     plain.unprivileged = true;
+    plain.unprivileged_events = UnprivilegedEvents::AsDocumented;
     let rig = started(&plain, &[]).await;
     let resource = mig("1g.10gb");
     rig.plugin.wait_for_log(&["errors are attributed to whole GPUs only", "nvidia-cap2"]).await;
@@ -282,5 +283,49 @@ async fn a_running_pod_keeps_its_sick_slice_and_no_other_gets_it() {
     assert_ne!(second, [held]);
     rig.kubelet.delete_pod("first");
     assert!(rig.kubelet.run_pod(pod("third")).await.is_err(), "only the sick slice is free");
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn a_gpu_that_cannot_be_read_now_and_then_is_two_lists() {
+    let rig = started(&seven(), &["--health-recovery-quiet=1h"]).await;
+    let resource = mig("1g.10gb");
+    rig.wait_for_counts(&[(GPU, 1), (&resource, 7)]).await;
+    let looks = || rig.node.counters().unwrap().get("nvmlDeviceGetCount_v2").copied().unwrap_or(0);
+    for _ in 0..10 {
+        for faults in [vec![Fault::error("nvmlDeviceGetMigMode", "UNKNOWN").on_gpu(0)], Vec::new()] {
+            rig.node.update(|node| node.faults = faults).unwrap();
+            let before = looks();
+            wait_until(|| looks() > before + 1, "a look that sees it").await;
+        }
+    }
+    let lists = rig.kubelet.lists(&resource);
+    assert_eq!(lists.len(), 2, "it went to and fro");
+    assert!(lists[1].devices.values().all(|device| !device.healthy));
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn a_library_of_another_version_is_no_reset_and_another_driver_is_one() {
+    let old = seven().with_faults([Fault::error("nvmlDeviceGetFieldValues", "NOT_SUPPORTED")]);
+    let rig = started(&old, &[]).await;
+    let resource = mig("1g.10gb");
+    let (uuid, gi, ci) = slices(&rig, 0).remove(6);
+    rig.node.send(&Event::xid(XID).on_instance(gi, ci)).unwrap();
+    wait_for_sick(&rig, &resource, &[&uuid]).await;
+    rig.node.update(|node| node.driver = DriverState::VersionMismatch).unwrap();
+    rig.plugin.wait_for_log(&["no driver", "of different versions"]).await;
+    rig.kubelet.wait_for_capacity(&resource, 7, 0).await.unwrap();
+    rig.node.update(|node| node.driver = DriverState::Loaded).unwrap();
+    wait_for_sick(&rig, &resource, &[&uuid]).await;
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(sick(&rig, &resource), [uuid].into(), "three quiet periods and five looks later");
+    // The driver is replaced while it is left alone, so that nothing fails.
+    rig.plugin.signal("USR1");
+    rig.plugin.wait_for_log(&["NVML is shut down"]).await;
+    rig.node.upgrade_driver("590.48.01").unwrap();
+    rig.plugin.signal("USR2");
+    rig.plugin.wait_for_log(&["another kernel driver"]).await;
+    rig.wait_for_counts(&[(GPU, 1), (&resource, 7)]).await;
     rig.finish().await;
 }

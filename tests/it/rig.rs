@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use fake_kubelet::{FakeKubelet, View};
+use fake_kubelet::{FakeKubelet, TopologyPolicy, View};
 use fake_nvml::{Description, Node};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -103,7 +103,7 @@ pub(crate) async fn kubelet(dir: &Path) -> FakeKubelet {
     std::fs::create_dir_all(&folder).unwrap();
     // A Topology Manager looks at the devices of running pods, and crashes where one is not listed.
     let builder = FakeKubelet::builder(dir.join("device-plugins")).pod_resources(folder);
-    builder.topology_manager(true).start().await.unwrap()
+    builder.topology_policy(TopologyPolicy::Restricted).start().await.unwrap()
 }
 
 /// The plugin binary as a process. Its log is shown when the test fails.

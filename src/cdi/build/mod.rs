@@ -7,11 +7,9 @@ use super::driver_files::DriverFiles;
 use super::hooks;
 use super::majors::Majors;
 use super::spec::{CDI_VERSION, ContainerEdits, Device, DeviceNode, Spec, is_device_name};
-use super::{CdiOptions, GPU_KIND, IMEX_KIND, Incomplete};
+use super::{CdiOptions, Incomplete};
 use crate::inventory::{Gpu, Inventory, MigDevice, below};
-
-/// The device that stands for all others.
-const ALL: &str = "all";
+use crate::resource::cdi_name::{ALL, GPU, IMEX_CHANNEL, kind};
 
 /// Minors that are the same on every node.
 const CONTROL_MINORS: [(&str, u32); 4] =
@@ -19,7 +17,7 @@ const CONTROL_MINORS: [(&str, u32); 4] =
 
 /// In the container anybody may open the node, and its device control group says who can. On the host a
 /// capability node is read-only and a GPU's is not; NVIDIA's plugin copies that, and it makes no difference.
-const FILE_MODE: u32 = 0o666;
+pub(super) const FILE_MODE: u32 = 0o666;
 
 /// The specification of the GPUs and slices.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,16 +65,16 @@ pub fn build_imex(majors: &Majors, options: &CdiOptions, exists: impl Fn(&Path) 
             built.incomplete.push(Incomplete { id: format!("channel{channel}"), reason });
         }
     }
-    built.spec = spec(IMEX_KIND, devices, ContainerEdits::default());
+    built.spec = spec(IMEX_CHANNEL, devices, ContainerEdits::default());
     built
 }
 
-fn spec(kind: &str, devices: Vec<Device>, container_edits: ContainerEdits) -> Option<Spec> {
-    let spec = Spec { cdi_version: CDI_VERSION.to_owned(), kind: kind.to_owned(), devices, container_edits };
+pub(super) fn spec(class: &str, devices: Vec<Device>, container_edits: ContainerEdits) -> Option<Spec> {
+    let spec = Spec { cdi_version: CDI_VERSION.to_owned(), kind: kind(class), devices, container_edits };
     (!spec.devices.is_empty()).then_some(spec)
 }
 
-fn only_nodes(device_nodes: Vec<DeviceNode>) -> ContainerEdits {
+pub(super) fn only_nodes(device_nodes: Vec<DeviceNode>) -> ContainerEdits {
     ContainerEdits { device_nodes, ..ContainerEdits::default() }
 }
 
@@ -119,7 +117,7 @@ impl Devices {
             .into_iter()
             .map(|(name, nodes)| Device { name, container_edits: only_nodes(nodes) })
             .collect();
-        Built { spec: spec(GPU_KIND, devices, edits), incomplete: self.incomplete }
+        Built { spec: spec(GPU, devices, edits), incomplete: self.incomplete }
     }
 }
 

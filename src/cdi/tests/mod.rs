@@ -21,6 +21,7 @@ pub(super) fn options() -> CdiOptions {
         disabled_hooks: BTreeSet::new(),
         without_sockets: false,
         imex_channels: BTreeSet::new(),
+        features: BTreeSet::new(),
     }
 }
 
@@ -150,8 +151,54 @@ fn imex_channels_have_a_file_of_their_own() {
     assert_eq!(missing, ["channel1"]);
     let file = host.spec_dir().join("k8s.device-plugin.nvidia.com-imex-channel.json");
     let spec: spec::Spec = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
-    assert_eq!(spec.kind, IMEX_KIND);
+    assert_eq!(spec.kind, cdi_name::kind(cdi_name::IMEX_CHANNEL));
     assert_eq!(spec.devices[0].name, "0");
+}
+
+/// Any character device stands for another: it is `/dev/null`, 1:3.
+fn node_on(host: &Host, path: &str) {
+    let path = host.root().join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink("/dev/null", path).unwrap();
+}
+
+#[test]
+fn drivers_beside_the_gpus_have_files_of_their_own() {
+    let host = Host::new();
+    let wanted = CdiOptions { features: Feature::ALL.into(), ..host.options() };
+    let mut cdi = host.cdi(wanted);
+    host.file("dev/nvidia-fs-no-node", "");
+    host.file("etc/cufile.json", "{}");
+    let update = cdi.update(&inventory([gpu(0)])).unwrap();
+    assert_eq!(update.absent, Feature::ALL);
+    let file = |class: &str| host.spec_dir().join(format!("k8s.device-plugin.nvidia.com-{class}.json"));
+    assert!(!file("gds").exists());
+    for node in
+        ["gdrdrv", "nvidia-fs1", "nvidia-fs0", "infiniband/uverbs0", "infiniband/rdma_cm", "infiniband/umad0"]
+    {
+        node_on(&host, &format!("dev/{node}"));
+    }
+    let update = cdi.update(&inventory([gpu(0)])).unwrap();
+    assert!(update.absent.is_empty() && update.written);
+    let edits = |class: &str| {
+        let spec: spec::Spec = serde_json::from_slice(&fs::read(file(class)).unwrap()).unwrap();
+        assert_eq!(spec.kind, format!("k8s.device-plugin.nvidia.com/{class}"));
+        let [all] = &spec.devices[..] else { panic!("{spec:?}") };
+        assert_eq!(all.name, "all");
+        let nodes = all.container_edits.device_nodes.iter();
+        assert!(
+            nodes.clone().all(|node| node.major.zip(node.minor) == Some((1, 3)) && node.permissions == "rw")
+        );
+        let nodes: Vec<_> = nodes.map(|node| node.path.display().to_string()).collect();
+        let mounts = all.container_edits.mounts.iter().map(|mount| mount.host_path.display().to_string());
+        (nodes, mounts.collect::<Vec<_>>())
+    };
+    let nothing: Vec<String> = Vec::new();
+    assert_eq!(edits("gdrcopy"), (vec!["/dev/gdrdrv".to_owned()], nothing.clone()));
+    let gds = vec!["/dev/nvidia-fs0".to_owned(), "/dev/nvidia-fs1".to_owned()];
+    assert_eq!(edits("gds"), (gds, vec!["/run/nvidia/driver/etc/cufile.json".to_owned()]));
+    let mofed = vec!["/dev/infiniband/rdma_cm".to_owned(), "/dev/infiniband/uverbs0".to_owned()];
+    assert_eq!(edits("mofed"), (mofed, nothing));
 }
 
 #[test]
@@ -160,11 +207,4 @@ fn a_file_that_cannot_be_written_is_named() {
     fs::write(host.spec_dir(), "").unwrap();
     let error = host.cdi(host.options()).update(&inventory([gpu(0)])).unwrap_err();
     assert_eq!(error.to_string(), format!("cannot make the folder {}", host.spec_dir().display()));
-}
-
-#[test]
-fn names_are_those_that_nvidias_plugin_answers_with() {
-    assert_eq!(qualified("MIG-1"), "k8s.device-plugin.nvidia.com/gpu=MIG-1");
-    assert_eq!(qualified("0:3"), "k8s.device-plugin.nvidia.com/gpu=0:3");
-    assert_eq!(qualified_imex(0), "k8s.device-plugin.nvidia.com/imex-channel=0");
 }

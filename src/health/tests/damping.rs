@@ -29,6 +29,56 @@ fn each_relapse_doubles_the_quiet_period_up_to_ten_minutes() {
 }
 
 #[test]
+fn a_gpu_or_slice_that_cannot_be_read_now_and_then_is_damped_as_a_lost_one_is() {
+    let trouble = |kind| Trouble { kind, text: "it does not say".to_owned() };
+    for kind in [TroubleKind::Unreadable, TroubleKind::NoAnswer, TroubleKind::Lost] {
+        // An old driver's GPU needs a reset for an error, but not for an answer that did not come.
+        for well in [two_gpus(), two_gpus_of_an_old_driver()] {
+            let gpu = with_trouble(&well, 0, trouble(kind));
+            let mut slice = well.clone();
+            slice.gpus[0].mig_devices[1].problem = Some(trouble(kind));
+            for (bad, which) in [(gpu, vec!["0:0", "0:1", "0:2"]), (slice, vec!["0:1"])] {
+                let mut health = Health::default();
+                let mut now = 100;
+                for quiet in [10, 20, 40] {
+                    assert_eq!(looks(&mut health, &bad, now).sick.len(), 1, "{kind:?}");
+                    assert_eq!(looks(&mut health, &bad, now + 1).sick, [], "it is no news any more");
+                    now += 1;
+                    assert_eq!(looks(&mut health, &well, now + quiet - 1).recovered, []);
+                    assert_eq!(sick(&health, &well), which);
+                    assert_eq!(next(&health, now), Some(quiet));
+                    assert_eq!(looks(&mut health, &well, now + quiet).recovered.len(), 1);
+                    assert_eq!(sick(&health, &well), [""; 0]);
+                    now += quiet + 30;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_could_not_be_read_takes_nothing_from_an_error() {
+    let well = two_gpus_of_an_old_driver();
+    let bad = with_trouble(&well, 0, Trouble::unreadable("it does not say"));
+    let mut health = Health::default();
+    takes(&mut health, &xid(0, None, 48, 1), &well, 1);
+    looks(&mut health, &bad, 2);
+    assert_eq!(looks(&mut health, &well, 5000).recovered, []);
+    assert_eq!(sick(&health, &well), ["0:0", "0:1", "0:2"], "the GPU was not reset");
+}
+
+#[test]
+fn without_recovery_what_could_not_be_read_is_unhealthy_only_while_that_lasts() {
+    let off = HealthPolicy { recovery: Recovery::Off, ..HealthPolicy::default() };
+    let well = two_gpus();
+    let bad = with_trouble(&well, 0, Trouble::unreadable("it does not say"));
+    let mut health = Health::default();
+    health.take_inventory(&bad, &off, at(1));
+    health.take_inventory(&well, &off, at(2));
+    assert_eq!(sick(&health, &well), [""; 0]);
+}
+
+#[test]
 fn after_an_hour_well_it_starts_over_and_nothing_is_remembered() {
     let (mut health, inventory) = (Health::default(), two_gpus());
     let hour = FORGIVEN_AFTER.as_secs();

@@ -2,7 +2,7 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::fixtures::{gpu, mig_gpu, node};
-use crate::inventory::{Gpu, Inventory, MigDevice, Trouble};
+use crate::inventory::{Gpu, Inventory, MigDevice, Trouble, TroubleKind};
 use crate::resource::{Device, DeviceId, Reason};
 
 mod actions;

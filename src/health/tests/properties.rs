@@ -193,6 +193,12 @@ impl Model {
         self.charges.push(charge);
     }
 
+    /// It could not be read, which by itself needs no reset.
+    fn unreadable(&mut self, subject: Subject, at: Moment) {
+        let charge = Charge { subject, at, unseen: None, reset: true, surely_over: false, maybe_over: false };
+        self.charges.push(charge);
+    }
+
     /// Whom the event is about; nobody where it is not known.
     fn subjects(event: &HealthEvent, inventory: &Inventory) -> Vec<Subject> {
         let mut subjects = Vec::new();
@@ -231,7 +237,14 @@ impl Model {
     }
 
     fn look(&mut self, inventory: &Inventory, policy: &HealthPolicy, began: Moment) {
+        let recovers = matches!(policy.recovery, Recovery::Auto { .. });
         for gpu in &inventory.gpus {
+            for mig in gpu.mig_devices.iter().filter(|mig| recovers && mig.problem.is_some()) {
+                if gpu.problem.is_none() {
+                    self.unreadable((gpu.uuid.clone(), Some(mig.clone())), began);
+                    self.note_slices(gpu);
+                }
+            }
             let whole = (gpu.uuid.clone(), None);
             match &gpu.problem {
                 Some(problem) if problem.kind == TroubleKind::Lost => {
@@ -239,6 +252,10 @@ impl Model {
                         charge.reset |= began > charge.at;
                     }
                     self.charge(whole, began, true);
+                    self.note_slices(gpu);
+                }
+                Some(_) if recovers => {
+                    self.unreadable(whole, began);
                     self.note_slices(gpu);
                 }
                 None if gpu.recovery_action.is_some_and(is_needed)
@@ -254,7 +271,6 @@ impl Model {
             problem.mig_device.is_none() && inventory.gpus.iter().all(|gpu| gpu.index != problem.gpu)
         });
         let waiting = &mut self.waiting;
-        let recovers = matches!(policy.recovery, Recovery::Auto { .. });
         self.charges.retain_mut(|charge| {
             let (uuid, slice) = &charge.subject;
             let Some(gpu) = inventory.gpus.iter().find(|gpu| gpu.uuid == *uuid) else {

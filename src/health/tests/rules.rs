@@ -122,7 +122,7 @@ fn an_event_about_an_instance_of_a_gpu_that_cannot_be_read_waits_until_it_can() 
     let (mut health, inventory) = (Health::default(), two_gpus());
     let unreadable = with_trouble(&inventory, 0, Trouble::unreadable("it does not say"));
     takes(&mut health, &xid(0, Some(10), 94, 5), &inventory, 5);
-    assert_eq!(looks(&mut health, &unreadable, 10), Findings::default());
+    assert_eq!(looks(&mut health, &unreadable, 10).of_gpu, []);
     assert_eq!(looks(&mut health, &inventory, 20).of_gpu.len(), 1);
 }
 
@@ -277,14 +277,17 @@ fn what_cannot_be_read_stays_sick_and_is_not_looked_at_again_and_again() {
     let (mut health, inventory) = (Health::default(), two_gpus());
     takes(&mut health, &xid(0, Some(7), 94, 1), &inventory, 1);
     let unreadable = with_trouble(&inventory, 0, Trouble::unreadable("it does not say"));
-    assert_eq!(looks(&mut health, &unreadable, 60), Findings::default());
+    assert_eq!(looks(&mut health, &unreadable, 60).recovered, []);
     assert_eq!(next(&health, 60), None);
+    assert_eq!(sick(&health, &inventory), ["0:0", "0:1", "0:2"]);
     let mut slice_unreadable = inventory.clone();
     slice_unreadable.gpus[0].mig_devices[0].problem = Some(Trouble::unreadable("it does not say"));
-    assert_eq!(looks(&mut health, &slice_unreadable, 70), Findings::default());
+    assert_eq!(recovered(&looks(&mut health, &slice_unreadable, 70)), ["GPU 0 (GPU-0)"]);
     assert_eq!(next(&health, 70), None);
     assert_eq!(sick(&health, &inventory), ["0:0"]);
-    assert_eq!(looks(&mut health, &inventory, 71).recovered.len(), 1);
+    assert_eq!(looks(&mut health, &inventory, 71).recovered, []);
+    assert_eq!(next(&health, 71), Some(9));
+    assert_eq!(looks(&mut health, &inventory, 80).recovered.len(), 1);
 }
 
 #[test]
@@ -292,7 +295,7 @@ fn an_unreadable_gpu_says_nothing_about_what_it_needed_before() {
     let mut health = Health::default();
     let needs = with_action(&two_gpus(), 0, RecoveryAction::Reset);
     looks(&mut health, &with_trouble(&needs, 0, Trouble::unreadable("it does not say")), 1);
-    assert_eq!(health.size(), 0);
+    assert_eq!(reasons(&health, &needs, 0, 0), ["cannot be read: it does not say"]);
 }
 
 // Slices and GPUs that go.

@@ -8,9 +8,10 @@ use super::coordinator::Coordinator;
 use super::open::Broken;
 use super::threads::{OpenDriver, spawn};
 use super::{Id, Message};
+use crate::inventory::Gpu;
 use crate::nvml::backoff::Backoff;
 use crate::nvml::calls::Caller;
-use crate::nvml::events::{Control, End, Listener};
+use crate::nvml::events::{Control, End, Listener, Wanted};
 use crate::nvml::status::Watched;
 use crate::nvml::throttle::Throttle;
 
@@ -24,7 +25,7 @@ const STEADY: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub(super) struct Ears {
     listening: Option<Listening>,
-    wanted: Vec<String>,
+    wanted: Vec<Wanted>,
     /// When a thread is started, while there is none.
     again: Option<Instant>,
     backoff: Backoff,
@@ -47,13 +48,13 @@ struct Listening {
 
 impl Ears {
     /// Listens to these GPUs from now on.
-    pub(super) fn want<'a>(&mut self, session: &Coordinator, gpus: impl Iterator<Item = &'a String>) {
-        let gpus: Vec<&String> = gpus.collect();
-        session.status.retain_watched(|gpu| gpus.iter().any(|known| *known == gpu));
-        self.wanted = gpus.into_iter().filter(|gpu| !self.stuck.contains_key(*gpu)).cloned().collect();
+    pub(super) fn want(&mut self, session: &Coordinator, gpus: &[Gpu]) {
+        session.status.retain_watched(|uuid| gpus.iter().any(|gpu| gpu.uuid == uuid));
+        self.wanted =
+            gpus.iter().filter(|gpu| !self.stuck.contains_key(&gpu.uuid)).map(Wanted::from).collect();
         if let Some(why) = &self.deaf {
             for gpu in &self.wanted {
-                session.status.set_watched(gpu, Watched::Nothing(why.clone()));
+                session.status.set_watched(&gpu.uuid, Watched::Nothing(why.clone()));
             }
         } else if let Some(listening) = &self.listening {
             listening.control.want(self.wanted.clone());
@@ -91,7 +92,7 @@ impl Ears {
                 if let Some(gpu) = gpu {
                     let why = format!("{} does not come back", hanging.call);
                     session.status.set_watched(&gpu, Watched::Nothing(why));
-                    self.wanted.retain(|other| *other != gpu);
+                    self.wanted.retain(|other| other.uuid != gpu);
                     self.stuck.insert(gpu, listening.id);
                 } else {
                     self.left = Some(listening.id);
@@ -149,7 +150,7 @@ impl Ears {
                 tracing::warn!(%error, "the driver tells no events");
                 let why = error.to_string();
                 for gpu in &self.wanted {
-                    session.status.set_watched(gpu, Watched::Nothing(why.clone()));
+                    session.status.set_watched(&gpu.uuid, Watched::Nothing(why.clone()));
                 }
                 self.deaf = Some(why);
             }

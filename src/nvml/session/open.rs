@@ -266,7 +266,7 @@ impl Open {
         self.problems.clone_from(&inventory.problems);
         self.uuids.extend(inventory.gpus.iter().map(|gpu| (gpu.index, gpu.uuid.clone())));
         // Every GPU that can be read is listened to.
-        self.ears.want(session, inventory.gpus.iter().map(|gpu| &gpu.uuid));
+        self.ears.want(session, &inventory.gpus);
         Ok(session.report(Report::Inventory { inventory, began: look.began })?)
     }
 

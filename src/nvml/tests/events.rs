@@ -1,6 +1,6 @@
 //! A session that listens.
 
-use fake_nvml::EventType;
+use fake_nvml::{EventType, UnprivilegedEvents};
 
 use super::*;
 
@@ -50,9 +50,17 @@ async fn events_of_each_kind_come_with_what_they_are_about() {
     }
     fake.node.send(&Event::xid(31)).unwrap();
     assert_eq!(words(&listener.event().await, &uuids), "0 - - Xid 31");
-    fake.update(|d| d.unprivileged = true);
-    fake.node.send(&on_1(Event::xid(94)).on_instance(1, 0)).unwrap();
-    assert_eq!(words(&listener.event().await, &uuids), "1 - - Xid 94");
+}
+
+#[tokio::test]
+async fn without_rights_events_are_the_gpus_where_the_driver_tells_them_as_documented() {
+    let mut description = one_h100(&["3g.40gb"]);
+    description.unprivileged = true;
+    description.unprivileged_events = UnprivilegedEvents::AsDocumented;
+    let fake = Fake::new(&description);
+    let mut listener = Listener::listening(&fake).await;
+    fake.node.send(&Event::xid(94).on_instance(1, 0)).unwrap();
+    assert_eq!(words(&listener.event().await, &uuids(&fake)), "0 - - Xid 94");
 }
 
 #[tokio::test]
@@ -91,7 +99,7 @@ async fn a_gpu_without_events_does_not_touch_the_others() {
     assert_eq!(words(&listener.event().await, &uuids), "2 - - Xid 79");
     // Not tried again and again.
     tokio::time::sleep(Duration::from_millis(700)).await;
-    assert_eq!(fake.count("nvmlDeviceRegisterEvents"), 2);
+    assert_eq!(fake.count("nvmlDeviceRegisterEvents"), 3);
     assert_eq!(fake.count("nvmlEventSetCreate"), 1);
 }
 
@@ -206,4 +214,35 @@ async fn no_event_of_a_storm_is_lost_and_looks_go_on() {
     }
     listener.session.rescan();
     listener.inventory().await;
+}
+
+#[tokio::test]
+async fn a_lookup_by_uuid_that_fails_for_another_gpu_makes_nobody_deaf() {
+    // What the driver answers while any GPU is lost.
+    let fault = Fault::error("nvmlDeviceGetHandleByUUID", "GPU_IS_LOST");
+    let fake = Fake::new(&Description::h100s(2).with_faults([fault]));
+    let mut listener = Listener::listening(&fake).await;
+    fake.node.send(&Event::xid(79).on_gpu(1)).unwrap();
+    assert_eq!(listener.event().await.gpu_uuid, uuids(&fake)[1]);
+}
+
+#[tokio::test]
+async fn changes_of_the_mig_configuration_are_asked_for_again_when_mig_mode_comes() {
+    let mut description = Description::h100s(2);
+    description.gpu(0).events = Some(vec![EventType::Xid]);
+    let fake = Fake::new(&description);
+    let mut listener = Listener::listening(&fake).await;
+    let status = listener.session.status();
+    let uuid = uuids(&fake).remove(0);
+    assert_eq!(status.watched()[&uuid], Watched::Events(vec!["xid"]));
+    fake.update(|d| {
+        d.gpu(0).events = Some(vec![EventType::Xid, EventType::MigConfigChange]);
+        d.set_mig_mode(0, true);
+    });
+    listener.session.rescan();
+    let all = Watched::Events(vec!["xid", "mig_config_change"]);
+    wait_until(|| status.watched()[&uuid] == all, "the registration").await;
+    fake.node.send(&Event::mig_config_change()).unwrap();
+    assert_eq!(listener.event().await.kind, EventKind::MigConfigChange);
+    assert_eq!(fake.count("nvmlEventSetCreate"), 1, "nothing of the others was missed");
 }

@@ -3,21 +3,15 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::policy::{AllocationPolicy, DeviceIdStrategy, DeviceListStrategy, Features, Imex};
-use super::{Device, DeviceId, DeviceSpecs};
+use super::policy::{AllocationPolicy, DeviceIdStrategy, DeviceListStrategy, Feature, Imex};
+use super::variables::{VISIBLE_DEVICES, variable_of};
+use super::{Device, DeviceId, DeviceSpecs, cdi_name};
 use crate::inventory::{CONTROL_NODES, FileStamp, below};
-
-/// The variable by which the NVIDIA container runtime and CUDA know what a container may see.
-const VISIBLE_DEVICES: &str = "NVIDIA_VISIBLE_DEVICES";
 
 /// What the variable says where mounts tell the devices, and below what they are mounted.
 const MOUNT_ROOT: &str = "/var/run/nvidia-container-devices";
 
 const IMEX_CHANNELS: &str = "NVIDIA_IMEX_CHANNELS";
-
-/// The CDI kinds that NVIDIA's plugin uses; `cdi/` writes the specification of the first.
-const CDI_GPU: &str = "k8s.device-plugin.nvidia.com/gpu";
-const CDI_IMEX: &str = "k8s.device-plugin.nvidia.com/imex-channel";
 
 /// How answers are made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +29,10 @@ pub struct Rules {
     /// How devices are chosen where the kubelet lets us.
     pub allocation: AllocationPolicy,
     /// Further drivers.
-    pub features: Features,
+    pub features: BTreeSet<Feature>,
+    /// Where CDI specifications are (`--cdi-spec-dir`): a further driver without one is not named by CDI, since a
+    /// container runtime refuses a container with a name that it cannot resolve.
+    pub cdi_spec_dir: PathBuf,
     /// IMEX channels.
     pub imex: Imex,
     /// Also set `NVIDIA_VISIBLE_DEVICES_<RESOURCE>`, so that two resources in one container do not hide each other.
@@ -182,16 +179,8 @@ pub fn allocate(
     let channels = channels(rules, dev_root, &exists)?;
     let names = names(&chosen, rules.ids);
     let mut answer = Answer::default();
-    tell_by_cdi(&mut answer, resource, &names, &channels, rules);
-    for (variable, enabled) in [
-        ("NVIDIA_GDRCOPY", rules.features.gdrcopy),
-        ("NVIDIA_GDS", rules.features.gds),
-        ("NVIDIA_MOFED", rules.features.mofed),
-    ] {
-        if enabled {
-            answer.envs.push((variable.to_owned(), "enabled".to_owned()));
-        }
-    }
+    tell_by_cdi(&mut answer, resource, &names, &channels, rules, &exists);
+    answer.envs.extend(rules.features.iter().map(|feature| (feature.variable(), "enabled".to_owned())));
     // Where CDI says all, a variable or a node would only say it twice.
     if rules.strategies.iter().any(|strategy| !strategy.is_cdi()) {
         tell_by_variable_and_mounts(&mut answer, resource, &names, &channels, rules);
@@ -210,7 +199,7 @@ pub fn unchanged(
     for device in devices.iter().filter(|device| ids.iter().any(|id| id == device.id.as_str())) {
         let seen = device.mig.as_ref().and_then(|mig| mig.access_stamp);
         if let (Some(access_file), Some(seen)) = (device.access_file(), seen)
-            && stamp(access_file) != Some(seen)
+            && !stamp(access_file).is_some_and(|now| now.may_be(&seen))
         {
             return Err(AllocateError::Changed {
                 id: device.id.clone(),
@@ -236,10 +225,21 @@ fn names(chosen: &[&Device], ids: DeviceIdStrategy) -> Vec<String> {
     names
 }
 
-fn tell_by_cdi(answer: &mut Answer, resource: &str, names: &[String], channels: &[u32], rules: &Rules) {
-    let gpus = names.iter().map(|name| format!("{CDI_GPU}={name}"));
-    let imex = channels.iter().map(|channel| format!("{CDI_IMEX}={channel}"));
-    let qualified: Vec<_> = gpus.chain(imex).collect();
+fn tell_by_cdi(
+    answer: &mut Answer,
+    resource: &str,
+    names: &[String],
+    channels: &[u32],
+    rules: &Rules,
+    exists: impl Fn(&Path) -> bool,
+) {
+    let gpus = names.iter().map(|name| cdi_name::qualified(cdi_name::GPU, name));
+    let imex =
+        channels.iter().map(|channel| cdi_name::qualified(cdi_name::IMEX_CHANNEL, &channel.to_string()));
+    let further = rules.features.iter().map(|feature| feature.word());
+    let further = further.filter(|class| exists(&rules.cdi_spec_dir.join(cdi_name::file_name(class))));
+    let further = further.map(|class| cdi_name::qualified(class, cdi_name::ALL));
+    let qualified: Vec<_> = gpus.chain(imex).chain(further).collect();
     if rules.strategies.contains(&DeviceListStrategy::CdiAnnotations) {
         let key = format!("{}nvidia-device-plugin_{}", rules.cdi_annotation_prefix, digest(resource, names));
         answer.annotations.push((key, qualified.join(",")));
@@ -281,14 +281,6 @@ fn tell_by_variable_and_mounts(
         let paths = devices.chain(channels.iter().map(|channel| root.join("imex").join(channel)));
         answer.mounts = paths.map(|path| (PathBuf::from("/dev/null"), path)).collect();
     }
-}
-
-/// `NVIDIA_VISIBLE_DEVICES_MIG_2G_20GB` for `nvidia.com/mig-2g.20gb`: two resources in one container both set the
-/// variable without the suffix, and one of them wins.
-fn variable_of(resource: &str) -> String {
-    let short = resource.rsplit('/').next().unwrap_or(resource);
-    let suffix = short.replace(|c: char| !c.is_ascii_alphanumeric(), "_").to_ascii_uppercase();
-    format!("{VISIBLE_DEVICES}_{suffix}")
 }
 
 /// The IMEX channels that are there.

@@ -168,7 +168,7 @@ fn a_container_can_be_told_indices() {
 #[test]
 fn further_drivers_and_channels_are_named() {
     let more = |rules: &mut Rules| {
-        rules.features = Features { gdrcopy: true, gds: true, mofed: true };
+        rules.features = Feature::ALL.into();
         rules.imex.channel_ids = [0, 5].into();
         rules.strategies.extend([DeviceListStrategy::VolumeMounts, DeviceListStrategy::CdiCri]);
     };
@@ -178,8 +178,23 @@ fn further_drivers_and_channels_are_named() {
     }
     assert_eq!(env(&answer, "NVIDIA_IMEX_CHANNELS"), Some("0"));
     assert!(answer.mounts.iter().any(|(_, path)| path.ends_with("imex/0")));
-    assert!(answer.cdi_devices.contains(&"k8s.device-plugin.nvidia.com/imex-channel=0".to_owned()));
+    let further: Vec<_> =
+        answer.cdi_devices[1..].iter().map(|name| name.rsplit('/').next().unwrap()).collect();
+    assert_eq!(further, ["imex-channel=0", "gdrcopy=all", "gds=all", "mofed=all"]);
     assert!(container_paths(&answer).contains(&"/dev/nvidia-caps-imex-channels/channel0"));
+}
+
+#[test]
+fn a_further_driver_that_no_specification_describes_is_not_named() {
+    let more = |rules: &mut Rules| {
+        rules.features = Feature::ALL.into();
+        rules.cdi_spec_dir = "/cdi".into();
+        rules.strategies = [DeviceListStrategy::CdiCri].into();
+    };
+    let gds = Path::new("/cdi/k8s.device-plugin.nvidia.com-gds.json");
+    let answer = answer(&["MIG-0-7-0"], more, |path| !path.starts_with("/cdi") || path == gds);
+    assert_eq!(answer.cdi_devices[1..], ["k8s.device-plugin.nvidia.com/gds=all"]);
+    assert_eq!(env(&answer, "NVIDIA_MOFED"), Some("enabled"), "the NVIDIA runtime may know more");
 }
 
 #[test]
@@ -220,7 +235,7 @@ fn replicas_of_one_device_collapse_and_can_be_limited_to_one() {
 
 #[test]
 fn a_capability_file_that_is_another_one_now_is_a_doubt() {
-    let stamp = |changed_ns| FileStamp { device: 1, inode: 2, changed_ns };
+    let stamp = |changed_ns| FileStamp { device: 1, inode: 2, changed_ns: Some(changed_ns) };
     let mut devices = devices();
     for device in &mut devices {
         device.mig.as_mut().unwrap().access_stamp = Some(stamp(3));
@@ -236,6 +251,12 @@ fn a_capability_file_that_is_another_one_now_is_a_doubt() {
     // A neighbour's file is not looked at.
     let neighbour = |path: &Path| path.ends_with("gi8/ci0/access").then(|| stamp(3));
     assert_eq!(unchanged(&devices, &ids, neighbour), Ok(()));
+    // Where the kernel gives it a new time with every look, the rest tells.
+    let timeless = |inode| FileStamp { inode, changed_ns: None, ..stamp(0) };
+    devices[1].mig.as_mut().unwrap().access_stamp = Some(timeless(2));
+    assert_eq!(unchanged(&devices, &ids, |_| Some(stamp(4))), Ok(()));
+    devices[1].mig.as_mut().unwrap().access_stamp = Some(timeless(3));
+    assert!(unchanged(&devices, &ids, |_| Some(stamp(4))).is_err());
     devices[1].mig.as_mut().unwrap().access_stamp = None;
     assert_eq!(unchanged(&devices, &ids, |_| Some(stamp(4))), Ok(()), "nothing is known to compare with");
 }

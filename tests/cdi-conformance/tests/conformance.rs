@@ -4,14 +4,17 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use container_device_interface::cache::new_cache;
 use container_device_interface::spec::read_spec;
 use container_device_interface::spec_dirs::with_spec_dirs;
 use fake_nvml::{Description, Node};
-use mig_device_plugin::cdi::{Cdi, CdiOptions, qualified};
+use mig_device_plugin::cdi::{Cdi, CdiOptions};
 use mig_device_plugin::nvml::{Paths, discover};
+use mig_device_plugin::resource::cdi_name::{GPU, qualified};
+use mig_device_plugin::resource::policy::Feature;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -33,6 +36,8 @@ impl Host {
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(file, "").unwrap();
         }
+        // Any character device stands for another.
+        symlink("/dev/null", node.root().join("dev/nvidia-fs0")).unwrap();
         let host = Self { dir, node };
         host.write();
         host
@@ -47,6 +52,7 @@ impl Host {
             disabled_hooks: [].into(),
             without_sockets: false,
             imex_channels: [0].into(),
+            features: [Feature::Gds].into(),
         };
         let paths = Paths::below(self.node.root());
         let inventory = discover(&paths).unwrap();
@@ -84,7 +90,7 @@ fn strings(list: &Value, field: &str) -> Vec<String> {
 #[test]
 fn every_file_is_valid() {
     let host = Host::written();
-    for (file, devices) in [("gpu", 9), ("imex-channel", 1)] {
+    for (file, devices) in [("gpu", 9), ("imex-channel", 1), ("gds", 1)] {
         let path = host.spec_dir().join(format!("k8s.device-plugin.nvidia.com-{file}.json"));
         let spec = read_spec(&path, 0).unwrap();
         assert_eq!(spec.get_vendor(), "k8s.device-plugin.nvidia.com");
@@ -100,7 +106,7 @@ fn a_slice_is_injected_though_no_node_of_it_is_on_this_machine() {
     for node in &own {
         fs::remove_file(host.node.root().join(node.trim_start_matches('/'))).unwrap();
     }
-    let container = injected(&host.spec_dir(), &[qualified(&uuid)]).unwrap();
+    let container = injected(&host.spec_dir(), &[qualified(GPU, &uuid)]).unwrap();
     let nodes = strings(&container["linux"]["devices"], "path");
     assert!(own.iter().all(|node| nodes.contains(node)), "{nodes:?}");
     assert_eq!(nodes.len(), 4 + own.len());
@@ -117,7 +123,7 @@ fn a_slice_is_injected_though_no_node_of_it_is_on_this_machine() {
 #[test]
 fn two_slices_of_a_gpu_add_up() {
     let host = Host::written();
-    let container = injected(&host.spec_dir(), &[qualified("0:0"), qualified("0:1")]).unwrap();
+    let container = injected(&host.spec_dir(), &[qualified(GPU, "0:0"), qualified(GPU, "0:1")]).unwrap();
     let nodes = strings(&container["linux"]["devices"], "path");
     assert_eq!(nodes.iter().filter(|node| *node == "/dev/nvidia0").count(), 1);
     assert_eq!(nodes.iter().filter(|node| node.contains("nvidia-caps/")).count(), 4);
@@ -129,6 +135,6 @@ fn a_slice_that_has_gone_is_not_resolved() {
     let (uuid, _) = host.slice(1);
     host.node.update(|node| drop(node.gpu(0).layout.remove(1))).unwrap();
     host.write();
-    let error = injected(&host.spec_dir(), &[qualified(&uuid)]).unwrap_err();
+    let error = injected(&host.spec_dir(), &[qualified(GPU, &uuid)]).unwrap_err();
     assert_eq!(error, format!("unresolvable CDI devices k8s.device-plugin.nvidia.com/gpu={uuid}"));
 }

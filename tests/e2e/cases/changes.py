@@ -1,5 +1,9 @@
 """Layouts that change under running pods."""
 
+import re
+import signal
+import time
+
 from fake_node import SEVENS, mig
 from plugin import NAMESPACE, PROGRAM
 from wait import expect, expect_equal, until, until_equal
@@ -49,6 +53,46 @@ def behind_the_plugins_back(setting):
     sockets = setting.plugin.sockets()
     setting.cluster.restart("kubelet")
     until("the plugin's new sockets", lambda: len(now := setting.plugin.sockets()) == 2 and not set(now) & set(sockets))
+    with_held(setting)
+    expect_equal("the pod's container", before, setting.pods.container("holder"))
+    release(setting)
+
+
+def under_an_init_container(setting):
+    """The same, held by an ordinary init container: podresources never names those, the checkpoint does."""
+    setting.begin([mig("3g.40gb", "3g.40gb")], {"nvidia.com/mig-3g.40gb": 2})
+    setting.pods.make("holder", resource="nvidia.com/mig-3g.40gb", script="until [ -e /end ]; do usleep 100000; done", init=True)
+    until("the init container's device", lambda: "holder" in setting.pods.assigned())
+    setting.node.lay_out(TWOS)
+    setting.plugin.look()
+    setting.wait_for_allocatable({"nvidia.com/mig-2g.20gb": 3})
+    until_equal("capacity of twos and threes", (3, 1), lambda: capacity(setting))
+    # Longer than the plugin waits for anything: 5 s since an allocation, and as long between two questions.
+    time.sleep(20)
+    expect_equal("capacity of twos and threes", (3, 1), capacity(setting))
+    release(setting)
+
+
+def without_the_api_server(setting):
+    """The kubelet restarts while the API server is away. podresources then answers without the pods that run, and
+    without an error: what they hold must stay listed."""
+    hold(setting)
+    before = setting.pods.container("holder")
+    setting.node.lay_out(TWOS)
+    with_held(setting)
+    page = setting.plugin.address("/devices")
+    gone, = set(re.findall(r"MIG-[0-9a-f-]+", setting.plugin.page_at(page))) - set(setting.node.slices())
+    # At SIGTERM it waits for its watches, which may take minutes.
+    setting.cluster.stop("kube-apiserver", signal.SIGKILL)
+    try:
+        sockets = setting.plugin.sockets()
+        setting.cluster.restart("kubelet")
+        until("the plugin's new sockets", lambda: len(now := setting.plugin.sockets()) == 2 and not set(now) & set(sockets))
+        time.sleep(20)
+        expect(gone in setting.plugin.page_at(page), "the slice that the pod holds has left the list")
+    finally:
+        setting.cluster.start("kube-apiserver")
+        setting.cluster.wait_until_api_answers()
     with_held(setting)
     expect_equal("the pod's container", before, setting.pods.container("holder"))
     release(setting)
@@ -131,5 +175,7 @@ CASES = {
     "a layout changes on another GPU than the pod's": another_gpu,
     "a slice goes that a pod holds": under_a_pod,
     "a slice goes that a pod holds, behind the plugin's back": behind_the_plugins_back,
+    "a slice goes that an init container holds": under_an_init_container,
+    "a slice goes that a pod holds, and the kubelet restarts without an API server": without_the_api_server,
     "the driver comes after the plugin": late_driver,
 }

@@ -8,8 +8,11 @@ use tonic::Status;
 
 use crate::api;
 use crate::manager::{Manager, Registered};
-use crate::pod::{Allocation, ContainerSpec, Pod, PodRecord, PodSpec};
+use crate::pod::{ContainerSpec, Kind, Phase, Pod, PodRecord, PodSpec};
+use crate::pod_devices::Allocation;
 use crate::shared::Shared;
+use crate::topology::{self, Nodes, TopologyPolicy};
+use crate::view::Capacity;
 
 /// The kubelet's limit on `PreStartContainer`.
 const PRE_START_LIMIT: Duration = Duration::from_secs(30);
@@ -48,6 +51,9 @@ pub enum AdmissionError {
         /// Its words.
         reason: String,
     },
+    /// The Topology Manager's policy refuses it.
+    #[error("TopologyAffinityError: Resources cannot be allocated with Topology locality")]
+    Topology,
     /// The plugin's call failed.
     #[error("UnexpectedAdmissionError: {call} for {resource} failed due to {status}, which is unexpected")]
     Plugin {
@@ -70,132 +76,215 @@ impl AdmissionError {
     }
 }
 
+/// From this minor version on, a container that had restarted before the kubelet did keeps its devices unchecked too.
+const TRUSTS_RESTARTED: u32 = 34;
+
+/// From this minor version on, CDI devices reach the container; older kubelets drop them silently.
+const TAKES_CDI: u32 = 29;
+
 type Reusable = BTreeMap<String, BTreeSet<String>>;
 
 pub(crate) async fn run_pod(shared: &Arc<Shared>, spec: PodSpec) -> Result<Pod, AdmissionError> {
-    let _one_at_a_time = shared.admission.lock().await;
-    shared.with(|manager| schedule(manager, &spec))?;
-    let record = PodRecord { namespace: spec.namespace.clone(), containers: BTreeMap::new() };
-    shared.change(|manager| manager.pods.insert(spec.name.clone(), record));
-
-    let result = start(shared, &spec).await;
-    if result.is_err() {
-        // A pod that isn't admitted has failed for good, and holds nothing.
-        shared.change_on_disk(|manager| manager.delete_pod(&spec.name));
+    if !spec.is_static && !shared.sources_ready().await {
+        return Err(AdmissionError::Kubelet {
+            reason: "the API server has not named its pods yet".to_owned(),
+        });
     }
+    let _one_at_a_time = shared.admission.lock().await;
+    let pod = shared.change(|manager| {
+        schedule(manager, &spec)?;
+        Ok(manager.add_pod(&spec))
+    })?;
+    let result = start(shared, &pod).await;
+    shared.change(|manager| match (&result, manager.pods.get_mut(&spec.name)) {
+        (Ok(_), Some(pod)) => pod.started = true,
+        // A pod that isn't admitted has failed for good. What it was given until then is dropped when somebody asks.
+        _ => drop(manager.pods.remove(&spec.name)),
+    });
     result
 }
 
 pub(crate) async fn restart_containers(shared: &Arc<Shared>, name: &str) -> Result<Pod, AdmissionError> {
-    let record = shared.with(|manager| manager.pods.get(name).cloned());
-    let missing = || AdmissionError::Name { name: name.to_owned(), exists: false };
-    let record = record.ok_or_else(missing)?;
-    for held in record.containers.values() {
-        pre_start(shared, held).await?;
-    }
-    Ok(record.to_pod(name).0)
-}
-
-async fn start(shared: &Arc<Shared>, spec: &PodSpec) -> Result<Pod, AdmissionError> {
-    let mut reusable = Reusable::new();
-    let (first, then): (Vec<_>, Vec<_>) = spec.containers.iter().partition(|container| container.init);
-    for container in first.into_iter().chain(then) {
-        let held = admit_container(shared, &spec.name, container, &reusable).await?;
-        for (resource, allocation) in &held {
-            let free = reusable.entry(resource.clone()).or_default();
-            for id in allocation.ids.keys() {
-                // What an init container held, the next may have; what a container holds stays with it.
-                if container.init {
-                    free.insert(id.clone())
-                } else {
-                    free.remove(id)
-                };
-            }
-        }
-        pre_start(shared, &held).await?;
-    }
-    let pod = shared.change_on_disk(|manager| {
-        let record = manager.pods.get(&spec.name).cloned().unwrap_or_default();
-        let (pod, conflicts) = record.to_pod(&spec.name);
-        manager
-            .history
-            .complaints
-            .extend(conflicts.into_iter().map(|what| format!("pod {}: {what}", spec.name)));
-        pod
+    let pod = shared.with(|manager| {
+        let pod = manager.pods.get_mut(name).filter(|pod| pod.phase == Phase::Active)?;
+        pod.restarted = true;
+        Some(pod.clone())
     });
-    Ok(pod)
+    let pod = pod.ok_or_else(|| AdmissionError::Name { name: name.to_owned(), exists: false })?;
+    for container in pod.spec.in_order().filter(|container| container.kind != Kind::Init) {
+        pre_start(shared, &pod, container).await?;
+    }
+    Ok(shared.with(|manager| pod.to_pod(&manager.held).0))
 }
 
-/// What scheduler and kubelet check before anything is allocated.
-fn schedule(manager: &mut Manager, spec: &PodSpec) -> Result<(), AdmissionError> {
+async fn start(shared: &Arc<Shared>, pod: &PodRecord) -> Result<Pod, AdmissionError> {
+    admit(shared, pod).await?;
+    for container in pod.spec.in_order() {
+        pre_start(shared, pod, container).await?;
+    }
+    Ok(shared.change(|manager| {
+        let (seen, conflicts) = pod.to_pod(&manager.held);
+        let name = &pod.spec.name;
+        let conflicts = conflicts.into_iter().map(|what| format!("pod {name}: {what}"));
+        manager.history.complaints.extend(conflicts);
+        seen
+    }))
+}
+
+/// Admits a new pod, or one that runs already, by a kubelet that has just started.
+pub(crate) async fn admit(shared: &Arc<Shared>, pod: &PodRecord) -> Result<(), AdmissionError> {
+    let mut reusable = Reusable::new();
+    for container in pod.spec.in_order() {
+        let affinity = shared.with(|manager| align(manager, pod, container, &reusable))?;
+        admit_container(shared, pod, container, affinity, &reusable).await?;
+        shared.with(|manager| {
+            let held = manager.held.container(&pod.uid, &container.name);
+            for (resource, allocation) in held.into_iter().flatten() {
+                let free = reusable.entry(resource.clone()).or_default();
+                for id in allocation.ids.keys() {
+                    // What an init container held, the next may have; what another holds stays with it.
+                    if container.kind == Kind::Init {
+                        free.insert(id.clone());
+                    } else {
+                        free.remove(id);
+                    }
+                }
+            }
+        });
+    }
+    Ok(())
+}
+
+/// What the scheduler checks before a pod comes to the node.
+fn schedule(manager: &Manager, spec: &PodSpec) -> Result<(), AdmissionError> {
     if manager.pods.contains_key(&spec.name) {
         return Err(AdmissionError::Name { name: spec.name.clone(), exists: true });
     }
-    let view = manager.view(std::time::Instant::now());
+    let view = manager.view();
     for (resource, requested) in spec.requests() {
-        let seen = view.capacity(&resource).unwrap_or_default();
-        let free = free_devices(manager, &resource).len();
+        let free = without(manager, &resource, &manager.allocated(&resource)).len();
         if requested > free {
-            let (capacity, allocatable) = (seen.capacity, seen.allocatable);
+            let Capacity { capacity, allocatable } = view.capacity(&resource).unwrap_or_default();
             return Err(AdmissionError::Insufficient { resource, requested, free, allocatable, capacity });
         }
     }
     Ok(())
 }
 
-fn free_devices(manager: &Manager, resource: &str) -> BTreeSet<String> {
-    let allocated = manager.allocated(resource);
-    manager.healthy(resource).into_iter().flatten().filter(|id| !allocated.contains(*id)).cloned().collect()
+/// The healthy devices of a resource that are not among these.
+fn without(manager: &Manager, resource: &str, taken: &BTreeSet<String>) -> BTreeSet<String> {
+    manager.healthy(resource).into_iter().flatten().filter(|id| !taken.contains(*id)).cloned().collect()
+}
+
+/// Asks the Topology Manager for the NUMA nodes of a container's devices; none where any will do.
+fn align(
+    manager: &mut Manager,
+    pod: &PodRecord,
+    container: &ContainerSpec,
+    reusable: &Reusable,
+) -> Result<Option<Nodes>, AdmissionError> {
+    if manager.policy() == TopologyPolicy::None {
+        return Ok(None);
+    }
+    manager.update_allocated();
+    let none = BTreeSet::new();
+    let wanted = container.limits.iter().filter(|(_, count)| **count > 0);
+    let hints = wanted.map(|(resource, count)| {
+        let list = manager.list(resource)?;
+        if let Some(held) = manager.held.ids_of(&pod.uid, &container.name, resource) {
+            return topology::hints(list, &held, &none, *count);
+        }
+        let free = without(manager, resource, &manager.held.in_use(resource));
+        topology::hints(list, &free, reusable.get(resource).unwrap_or(&none), *count)
+    });
+    let hints: Vec<_> = hints.collect();
+    topology::merge(manager.policy(), &hints).map(|hint| hint.nodes).ok_or(AdmissionError::Topology)
 }
 
 async fn admit_container(
     shared: &Arc<Shared>,
-    pod: &str,
+    pod: &PodRecord,
     container: &ContainerSpec,
+    affinity: Option<Nodes>,
     reusable: &Reusable,
-) -> Result<BTreeMap<String, Allocation>, AdmissionError> {
-    shared.with(|manager| {
-        if let Some(record) = manager.pods.get_mut(pod) {
-            record.containers.entry(container.name.clone()).or_default();
-        }
-    });
-    let mut held = BTreeMap::new();
+) -> Result<(), AdmissionError> {
+    let mut allocated = false;
     for (resource, &count) in container.limits.iter().filter(|(_, count)| **count > 0) {
+        let needs = shared.with(|manager| {
+            manager.update_allocated();
+            needs_devices(manager, shared.settings.version, pod, container, resource)
+        });
+        if !needs.map_err(|reason| AdmissionError::Kubelet { reason })? {
+            continue;
+        }
         let none = BTreeSet::new();
         let reuse = reusable.get(resource).unwrap_or(&none);
-        let ids = pick(shared, resource, count, reuse).await?;
+        let ids = pick(shared, resource, count, affinity, reuse).await?;
         let allocation = allocate(shared, resource, ids).await?;
-        shared.change(|manager| {
-            if let Some(record) = manager.pods.get_mut(pod) {
-                let held = record.containers.entry(container.name.clone()).or_default();
-                held.insert(resource.clone(), allocation.clone());
-            }
-        });
-        held.insert(resource.clone(), allocation);
+        shared.change(|manager| manager.held.insert(&pod.uid, &container.name, resource, allocation));
+        allocated = true;
     }
-    Ok(held)
+    if allocated {
+        shared.change_on_disk(|_| ());
+    }
+    Ok(())
 }
 
-/// Chooses `count` devices: first those of the pod's init containers, then the ones that the plugin prefers as far as
-/// they are free, then any.
+/// Whether a container has to be given devices; false if it has its own already.
+fn needs_devices(
+    manager: &Manager,
+    version: u32,
+    pod: &PodRecord,
+    container: &ContainerSpec,
+    resource: &str,
+) -> Result<bool, String> {
+    if !manager.is_device_resource(resource) {
+        return Ok(false);
+    }
+    let runs = pod.started && container.kind != Kind::Init && (!pod.restarted || version >= TRUSTS_RESTARTED);
+    if !manager.sources_ready && runs {
+        return Ok(false);
+    }
+    let Some(healthy) = manager.healthy(resource) else {
+        return Err(format!("cannot allocate unregistered device {resource}"));
+    };
+    if healthy.is_empty() {
+        return Err(format!("no healthy devices present; cannot allocate unhealthy devices {resource}"));
+    }
+    let held = manager.held.ids_of(&pod.uid, &container.name, resource);
+    if held.as_ref().is_some_and(|held| !held.is_subset(healthy)) {
+        return Err(format!(
+            "previously allocated devices are no longer healthy; cannot allocate unhealthy devices {resource}"
+        ));
+    }
+    Ok(held.is_none())
+}
+
+/// Chooses `count` devices: first those of the pod's init containers, then the ones on the right NUMA nodes; of these
+/// the ones that the plugin prefers, then any.
 async fn pick(
     shared: &Arc<Shared>,
     resource: &str,
     count: usize,
+    affinity: Option<Nodes>,
     reuse: &BTreeSet<String>,
 ) -> Result<Vec<String>, AdmissionError> {
-    let (mut chosen, free, endpoint) = shared.with(|manager| {
+    let (mut chosen, mut free, aligned, endpoint) = shared.with(|manager| {
         let mut chosen = manager.shuffle(reuse);
         chosen.truncate(count);
-        let free = free_devices(manager, resource);
+        let free = without(manager, resource, &manager.held.in_use(resource));
         let free = manager.shuffle(&free);
-        (chosen, free, endpoint(manager, resource))
+        let list = manager.list(resource);
+        let nodes = |id: &String| list.and_then(|list| list.get(id)).and_then(topology::nodes_of);
+        let is_aligned = |id: &&String| nodes(id).is_some_and(|nodes| nodes & affinity.unwrap_or(0) != 0);
+        let aligned: Vec<String> = free.iter().filter(is_aligned).cloned().collect();
+        (chosen, free, aligned, endpoint(manager, resource))
     });
-    if chosen.len() == count {
+    let needed = count - chosen.len();
+    if needed == 0 {
         return Ok(chosen);
     }
-    if free.len() < count - chosen.len() {
-        let needed = count - chosen.len();
+    if free.len() < needed {
         let available = free.len();
         return Err(AdmissionError::Kubelet {
             reason: format!(
@@ -203,10 +292,19 @@ async fn pick(
             ),
         });
     }
+    if needed < aligned.len() {
+        free = aligned;
+    } else {
+        chosen.extend(aligned);
+    }
+    if chosen.len() == count {
+        return Ok(chosen);
+    }
     let mut preferred = Vec::new();
     let offered = shared.with(|manager| manager.options(resource));
     if offered.is_some_and(|options| options.get_preferred_allocation_available) {
-        let available = free.iter().chain(&chosen).cloned().collect();
+        let available = free.iter().chain(&chosen).cloned().collect::<BTreeSet<_>>();
+        let available = shared.with(|manager| manager.shuffle(&available));
         let request = preferred_request(available, chosen.clone(), count);
         let mut plugin = endpoint?.plugin;
         shared.with(|manager| manager.calls(resource).preferred += 1);
@@ -241,6 +339,9 @@ async fn allocate(
             reason: "no containers return in allocation response".to_owned(),
         });
     };
+    let takes_cdi = shared.settings.version >= TAKES_CDI;
+    let cdi_devices = if takes_cdi { response.cdi_devices } else { Vec::new() };
+    let response = api::ContainerAllocateResponse { cdi_devices, ..response };
     Ok(shared.change(|manager| {
         manager.dereference(resource, &ids);
         let ids = ids.into_iter().map(|id| (id.clone(), manager.numa(resource, &id))).collect();
@@ -249,17 +350,27 @@ async fn allocate(
 }
 
 /// Before each start of a container, also of one that starts again, if the plugin wants to be told.
-async fn pre_start(shared: &Arc<Shared>, held: &BTreeMap<String, Allocation>) -> Result<(), AdmissionError> {
+async fn pre_start(
+    shared: &Arc<Shared>,
+    pod: &PodRecord,
+    container: &ContainerSpec,
+) -> Result<(), AdmissionError> {
+    let held =
+        shared.with(|manager| manager.held.container(&pod.uid, &container.name).cloned().unwrap_or_default());
     for (resource, allocation) in held {
         let endpoint = shared.with(|manager| {
-            let required = manager.options(resource).is_some_and(|options| options.pre_start_required);
-            required.then(|| endpoint(manager, resource)).transpose()
+            if !manager.endpoints.contains_key(&resource) {
+                let what = "endpoint not found in cache for a registered resource";
+                return Err(AdmissionError::Kubelet { reason: format!("{what}: {resource}") });
+            }
+            let required = manager.options(&resource).is_some_and(|options| options.pre_start_required);
+            required.then(|| endpoint(manager, &resource)).transpose()
         })?;
         let Some(mut endpoint) = endpoint else { continue };
-        shared.with(|manager| manager.calls(resource).pre_start += 1);
-        let devices_ids = allocation.ids.keys().cloned().collect();
+        shared.with(|manager| manager.calls(&resource).pre_start += 1);
+        let devices_ids = allocation.ids.into_keys().collect();
         let call = endpoint.plugin.pre_start_container(api::PreStartContainerRequest { devices_ids });
-        bounded(PRE_START_LIMIT, resource, "PreStartContainer", call).await?;
+        bounded(PRE_START_LIMIT, &resource, "PreStartContainer", call).await?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use crate::admission::{self, AdmissionError};
 use crate::api;
 use crate::kubelet::{FakeKubelet, KubeletError};
 use crate::manager::Registered;
-use crate::pod::{Pod, PodSpec};
+use crate::pod::{Phase, Pod, PodSpec};
 use crate::view::{Calls, Capacity, Device, DeviceList, Registration, View};
 
 /// How often a wait looks even if nothing has changed: resources are forgotten by the clock alone.
@@ -83,9 +83,19 @@ impl FakeKubelet {
         self.shared.with(|manager| manager.history.pod_resources_calls)
     }
 
+    /// Whether all pods have been admitted since the start, the API server's too.
+    pub fn is_settled(&self) -> bool {
+        self.shared.with(|manager| manager.sources_ready)
+    }
+
     /// Where a real kubelet would have crashed.
     pub fn crashes(&self) -> Vec<String> {
         self.shared.with(|manager| manager.history.crashes.clone())
+    }
+
+    /// Running pods that failed when a kubelet that had just started admitted them again, and why.
+    pub fn failed_pods(&self) -> Vec<String> {
+        self.shared.with(|manager| manager.history.failed_pods.clone())
     }
 
     /// What a real kubelet bears in silence and a plugin should not do: lists that change nothing, IDs that are too
@@ -94,15 +104,17 @@ impl FakeKubelet {
         self.shared.with(|manager| manager.history.complaints.clone())
     }
 
-    /// Fails the test if a real kubelet would have crashed.
+    /// Fails the test if a real kubelet would have crashed, or would have failed a running pod.
     ///
     /// # Panics
     ///
-    /// When [`crashes`](Self::crashes) isn't empty.
+    /// When [`crashes`](Self::crashes) or [`failed_pods`](Self::failed_pods) isn't empty.
     #[track_caller]
     pub fn assert_no_crash(&self) {
         let crashes = self.crashes();
         assert!(crashes.is_empty(), "the kubelet would have crashed: {}", crashes.join("; "));
+        let failed = self.failed_pods();
+        assert!(failed.is_empty(), "running pods failed: {}", failed.join("; "));
     }
 }
 
@@ -188,15 +200,26 @@ impl FakeKubelet {
         admission::restart_containers(&self.shared, pod.as_ref()).await
     }
 
-    /// Ends a pod; its devices are free. The plugin isn't told. False if there is no such pod.
+    /// A pod runs to its end. It is still there, and the kubelet keeps its devices, also in its checkpoint, until
+    /// somebody asks for them. False if there is no such pod.
+    pub fn finish_pod(&self, pod: impl AsRef<str>) -> bool {
+        self.shared.change(|manager| {
+            let found = manager.pods.get_mut(pod.as_ref());
+            found.map(|pod| pod.phase = Phase::Ended).is_some()
+        })
+    }
+
+    /// Removes a pod whose containers have ended. The plugin isn't told, and the kubelet notices when somebody asks.
+    /// False if there is no such pod.
     pub fn delete_pod(&self, pod: impl AsRef<str>) -> bool {
-        self.shared.change_on_disk(|manager| manager.delete_pod(pod.as_ref()).is_some())
+        self.shared.change(|manager| manager.pods.remove(pod.as_ref()).is_some())
     }
 
     /// The pods that run, by name.
     pub fn pods(&self) -> BTreeMap<String, Pod> {
         self.shared.with(|manager| {
-            manager.pods.iter().map(|(name, record)| (name.clone(), record.to_pod(name).0)).collect()
+            let active = manager.pods.iter().filter(|(_, pod)| pod.phase == Phase::Active);
+            active.map(|(name, pod)| (name.clone(), pod.to_pod(&manager.held).0)).collect()
         })
     }
 }

@@ -19,6 +19,8 @@ use crate::pod_resources::PodResourcesService;
 use crate::registration::RegistrationService;
 use crate::severable::Severable;
 use crate::shared::{Settings, Shared};
+use crate::topology::TopologyPolicy;
+use crate::{checkpoint, readmission};
 
 /// The name of the kubelet's sockets, in both folders.
 const SOCKET: &str = "kubelet.sock";
@@ -103,7 +105,9 @@ impl FakeKubelet {
                 folder: plugin_dir.as_ref().to_owned(),
                 pod_resources: None,
                 emulate_race: true,
-                topology_manager: false,
+                policy: TopologyPolicy::None,
+                version: 36,
+                api_pods_after: Some(Duration::from_secs(1)),
                 dial_limit: Duration::from_secs(10),
                 call_limit: Duration::from_mins(1),
                 wait_limit: Duration::from_secs(20),
@@ -146,12 +150,19 @@ impl FakeKubelet {
 
     /// Stops the kubelet if it runs, and starts it again.
     ///
-    /// Every socket in the folder is deleted, and all is forgotten but the checkpoint: the pods and their answers, and
-    /// the names of the resources, with no devices until their plugins have registered again.
+    /// Every socket in the folder is deleted, and all is forgotten but the checkpoint: the pods' devices and answers, and
+    /// the names of the resources, with no devices until their plugins have registered again. The pods go on running,
+    /// and are admitted again: static ones at once, the API server's [later](Self::api_pods_after).
     pub async fn restart(&self) -> Result<(), KubeletError> {
         let _changing = self.changing.lock().await;
         self.end().await?;
         self.begin().await
+    }
+
+    /// From now on the API server's pods are there so long after a start; `None`: they never are, as without an API
+    /// server. Zero delivers them at once to a kubelet that waits for them.
+    pub fn api_pods_after(&self, pause: Option<Duration>) {
+        self.shared.api_pods_after.send_replace(pause);
     }
 
     /// Disconnects the current client of a resource while the kubelet stays up. False if there is none.
@@ -164,41 +175,46 @@ impl FakeKubelet {
         })
     }
 
+    /// In the kubelet's order: podresources, the checkpoint, the sockets of others, its own, then the pods.
     async fn begin(&self) -> Result<(), KubeletError> {
         let Settings { folder, pod_resources, .. } = &self.shared.settings;
         create_folder(folder)?;
-        delete_sockets(folder).await?;
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
 
+        if let Some(socket) = pod_resources {
+            socket.parent().map_or(Ok(()), create_folder)?;
+            remove_if_there(socket)?;
+            let connections = incoming(bind(socket)?, &stop);
+            let service = PodResourcesListerServer::new(PodResourcesService::new(Arc::clone(&self.shared)));
+            let server = Server::builder().add_service(service);
+            spawn_server(&tasks, &stop, server.serve_with_incoming(connections));
+        }
+
+        let checkpoint = checkpoint::read(folder);
+        self.shared.change(|manager| {
+            let read = checkpoint.unwrap_or_else(|error| {
+                // The kubelet logs this and goes on without.
+                manager.history.complaints.push(format!("reading the checkpoint: {error}"));
+                None
+            });
+            manager.start(Instant::now(), read.unwrap_or_default());
+        });
+
+        delete_sockets(folder).await?;
         let listener = bind(&folder.join(SOCKET))?;
         let service = RegistrationService {
             shared: Arc::clone(&self.shared),
             stop: stop.clone(),
             tasks: tasks.clone(),
         };
-        let lister = match pod_resources {
-            Some(socket) => {
-                socket.parent().map_or(Ok(()), create_folder)?;
-                remove_if_there(socket)?;
-                Some(bind(socket)?)
-            }
-            None => None,
-        };
-        self.shared.change(|manager| manager.start(Instant::now()));
-
         let connections = incoming(listener, &stop);
         let server = Server::builder().add_service(RegistrationServer::new(service));
         spawn_server(&tasks, &stop, server.serve_with_incoming(connections));
-        if let Some(listener) = lister {
-            let connections = incoming(listener, &stop);
-            let service = PodResourcesListerServer::new(PodResourcesService::new(Arc::clone(&self.shared)));
-            spawn_server(
-                &tasks,
-                &stop,
-                Server::builder().add_service(service).serve_with_incoming(connections),
-            );
-        }
+
+        let shared = Arc::clone(&self.shared);
+        let stopped = stop.clone();
+        tasks.spawn(async move { stopped.run_until_cancelled_owned(readmission::run(&shared)).await });
         *self.life.lock().unwrap_or_else(PoisonError::into_inner) = Some(Life { stop, tasks });
         Ok(())
     }
@@ -249,10 +265,22 @@ impl Builder {
         self
     }
 
-    /// Whether a Topology Manager policy other than `none` is set: it decides over crashes after a restart. Devices are
-    /// not aligned to NUMA nodes.
-    pub fn topology_manager(mut self, yes: bool) -> Self {
-        self.settings.topology_manager = yes;
+    /// The policy of the Topology Manager. With any but `none` it looks up the devices of running pods.
+    pub fn topology_policy(mut self, policy: TopologyPolicy) -> Self {
+        self.settings.policy = policy;
+        self
+    }
+
+    /// The kubelet's version: `36` is the newest patch release of Kubernetes 1.36, which is the default.
+    pub fn version(mut self, minor: u32) -> Self {
+        self.settings.version = minor;
+        self
+    }
+
+    /// How long after a restart the API server's pods are there (1 s); `None`: until they are
+    /// [delivered](FakeKubelet::api_pods_after).
+    pub fn api_pods_after(mut self, pause: Option<Duration>) -> Self {
+        self.settings.api_pods_after = pause;
         self
     }
 

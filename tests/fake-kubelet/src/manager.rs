@@ -8,8 +8,11 @@ use tonic::transport::Channel;
 
 use crate::api;
 use crate::api::device_plugin_client::DevicePluginClient;
+use crate::checkpoint::Checkpoint;
 use crate::client::Client;
-use crate::pod::PodRecord;
+use crate::pod::{Phase, PodRecord, PodSpec};
+use crate::pod_devices::PodDevices;
+use crate::topology::TopologyPolicy;
 use crate::view::{Calls, Capacity, Device, DeviceList, Registration, ResourceView, View};
 
 /// How many lists are remembered per resource: enough for any test, bounded for benchmarks.
@@ -48,13 +51,17 @@ pub(crate) struct Manager {
     all: BTreeMap<String, BTreeMap<String, Device>>,
     healthy: BTreeMap<String, BTreeSet<String>>,
     unhealthy: BTreeMap<String, BTreeSet<String>>,
+    /// The pods on the node, by name.
     pub(crate) pods: BTreeMap<String, PodRecord>,
-    /// Pods that were running when the kubelet last started.
-    readmitted: BTreeSet<String>,
+    /// What was allocated to pods. Those that have ended stay in it until somebody asks.
+    pub(crate) held: PodDevices,
+    /// Whether the API server has named its pods since the start.
+    pub(crate) sources_ready: bool,
     last_client: u64,
+    last_pod: u64,
     shuffles: u64,
     forget_after: Duration,
-    numa_policy: bool,
+    policy: TopologyPolicy,
     pub(crate) running: bool,
     pub(crate) life: usize,
     pub(crate) history: History,
@@ -68,13 +75,14 @@ pub(crate) struct History {
     pub(crate) lists: BTreeMap<String, VecDeque<DeviceList>>,
     pub(crate) calls: BTreeMap<String, Calls>,
     pub(crate) crashes: Vec<String>,
+    pub(crate) failed_pods: Vec<String>,
     pub(crate) complaints: Vec<String>,
     pub(crate) checkpoint_writes: usize,
     pub(crate) pod_resources_calls: usize,
 }
 
 impl Manager {
-    pub(crate) fn new(forget_after: Duration, numa_policy: bool) -> Self {
+    pub(crate) fn new(forget_after: Duration, policy: TopologyPolicy) -> Self {
         Self {
             clients: BTreeMap::new(),
             leaked: Vec::new(),
@@ -83,27 +91,28 @@ impl Manager {
             healthy: BTreeMap::new(),
             unhealthy: BTreeMap::new(),
             pods: BTreeMap::new(),
-            readmitted: BTreeSet::new(),
+            held: PodDevices::default(),
+            sources_ready: false,
             last_client: 0,
+            last_pod: 0,
             shuffles: 0,
             forget_after,
-            numa_policy,
+            policy,
             running: false,
             life: 0,
             history: History::default(),
         }
     }
 
-    /// A new life: only the checkpoint is left, the pods and the names of the resources.
-    pub(crate) fn start(&mut self, now: Instant) {
-        self.forget(now);
+    /// A new life begins: of the former one only the checkpoint is left.
+    pub(crate) fn start(&mut self, now: Instant, checkpoint: Checkpoint) {
         let stopped = || PluginEndpoint { registered: None, stopped: Some(now), lists: 0 };
-        self.endpoints = self.healthy.keys().map(|resource| (resource.clone(), stopped())).collect();
-        for devices in self.healthy.values_mut().chain(self.unhealthy.values_mut()) {
-            devices.clear();
-        }
+        let Checkpoint { held, registered } = checkpoint;
+        self.held = held;
+        self.endpoints = registered.keys().map(|resource| (resource.clone(), stopped())).collect();
+        self.healthy = registered.into_keys().map(|resource| (resource, BTreeSet::new())).collect();
+        self.unhealthy = self.healthy.clone();
         self.all.clear();
-        self.readmitted = self.pods.keys().cloned().collect();
         self.running = true;
         self.life += 1;
     }
@@ -118,6 +127,10 @@ impl Manager {
         }
         self.leaked.clear();
         self.running = false;
+        self.sources_ready = false;
+        for pod in self.pods.values_mut() {
+            pod.known = false;
+        }
     }
 
     /// Numbers the clients, so that an old one can be told from a new one.
@@ -188,7 +201,7 @@ impl Manager {
             lists.pop_front();
         }
         lists.push_back(DeviceList { at: now, devices: list });
-        self.readmit(resource);
+        self.look_up_held(resource);
     }
 
     /// Whether the kubelet, had it just allocated these, would find each in its list. It doesn't check.
@@ -203,6 +216,16 @@ impl Manager {
         }
     }
 
+    /// The newest list of a resource; it stays when its endpoint stops.
+    pub(crate) fn list(&self, resource: &str) -> Option<&BTreeMap<String, Device>> {
+        self.all.get(resource)
+    }
+
+    /// Whether the device manager is asked about a resource at all.
+    pub(crate) fn is_device_resource(&self, resource: &str) -> bool {
+        self.healthy.contains_key(resource) || self.held.has_resource(resource)
+    }
+
     pub(crate) fn numa(&self, resource: &str, id: &str) -> Option<i64> {
         self.all.get(resource)?.get(id)?.numa
     }
@@ -211,14 +234,39 @@ impl Manager {
         self.healthy.get(resource)
     }
 
+    /// The policy of the Topology Manager.
+    pub(crate) fn policy(&self) -> TopologyPolicy {
+        self.policy
+    }
+
     /// The healthy devices of each resource, as they stand in the checkpoint.
     pub(crate) fn registered(&self) -> &BTreeMap<String, BTreeSet<String>> {
         &self.healthy
     }
 
-    /// The devices of a resource that pods hold.
+    /// The devices of a resource in the hands of pods that have not ended.
     pub(crate) fn allocated(&self, resource: &str) -> BTreeSet<String> {
-        self.pods.values().flat_map(|pod| pod.ids(resource)).cloned().collect()
+        let active = self.pods.values().filter(|pod| pod.phase == Phase::Active);
+        active.flat_map(|pod| self.held.pod(&pod.uid, resource)).cloned().collect()
+    }
+
+    /// Drops what pods held that have ended, as `List` and each admission do. Before all sources have named their pods
+    /// nobody can know which have.
+    pub(crate) fn update_allocated(&mut self) {
+        if self.sources_ready {
+            let active = self.pods.values().filter(|pod| pod.known && pod.phase == Phase::Active);
+            self.held.keep(&active.map(|pod| pod.uid.clone()).collect());
+        }
+    }
+
+    /// A new pod, of which nothing has been admitted.
+    pub(crate) fn add_pod(&mut self, spec: &PodSpec) -> PodRecord {
+        self.last_pod += 1;
+        let uid = format!("{:08x}-0000-4000-8000-{:012x}", self.last_pod, self.last_pod);
+        let (phase, spec) = (Phase::Active, spec.clone());
+        let record = PodRecord { uid, spec, phase, known: true, started: false, restarted: false };
+        self.pods.insert(record.spec.name.clone(), record.clone());
+        record
     }
 
     /// IDs in no particular order, as Go's sets yield them, but the same in each run of a test.
@@ -235,11 +283,6 @@ impl Manager {
         ids
     }
 
-    pub(crate) fn delete_pod(&mut self, name: &str) -> Option<PodRecord> {
-        self.readmitted.remove(name);
-        self.pods.remove(name)
-    }
-
     pub(crate) fn calls(&mut self, resource: &str) -> &mut Calls {
         self.history.calls.entry(resource.to_owned()).or_default()
     }
@@ -253,8 +296,8 @@ impl Manager {
         devices
     }
 
-    pub(crate) fn view(&mut self, now: Instant) -> View {
-        self.forget(now);
+    /// Everything, for tests. The resources that the kubelet would have forgotten by now still count.
+    pub(crate) fn view(&self) -> View {
         let resources = self.healthy.keys().map(|resource| (resource.clone(), self.resource(resource)));
         View {
             running: self.running,
@@ -262,6 +305,7 @@ impl Manager {
             registrations: self.history.registrations.clone(),
             refusals: self.history.refusals.clone(),
             crashes: self.history.crashes.clone(),
+            failed_pods: self.history.failed_pods.clone(),
         }
     }
 
@@ -279,9 +323,10 @@ impl Manager {
         }
     }
 
-    /// Drops the resources whose endpoint has been stopped for long, or that have none at all.
-    fn forget(&mut self, now: Instant) {
+    /// Drops the resources whose endpoint has been stopped for long, or that have none at all; whether there were any.
+    pub(crate) fn forget(&mut self, now: Instant) -> bool {
         let names: BTreeSet<String> = self.healthy.keys().chain(self.unhealthy.keys()).cloned().collect();
+        let mut forgotten = false;
         for resource in names {
             let gone = self.endpoints.get(&resource).is_none_or(|endpoint| {
                 endpoint.stopped.is_some_and(|at| now.saturating_duration_since(at) >= self.forget_after)
@@ -290,23 +335,28 @@ impl Manager {
                 self.endpoints.remove(&resource);
                 self.healthy.remove(&resource);
                 self.unhealthy.remove(&resource);
+                forgotten = true;
             }
         }
+        forgotten
     }
 
-    /// After a restart, a Topology Manager policy makes the kubelet look up the devices of the pods that it finds
-    /// running, in the list of the plugin, as soon as any device in that list names a NUMA node.
-    fn readmit(&mut self, resource: &str) {
-        let Some(devices) = self.all.get(resource) else { return };
-        if !self.numa_policy || devices.values().all(|device| device.numa.is_none()) {
+    /// With a Topology Manager policy, a kubelet that starts looks up the devices of running pods, init containers too,
+    /// in the newest list, as soon as any device in it names a NUMA node. It doesn't check.
+    ///
+    /// When its pods come, before or after the list, is chance. So a list is judged when it comes, and a test needs no
+    /// restart at the right moment.
+    fn look_up_held(&mut self, resource: &str) {
+        let Some(list) = self.all.get(resource) else { return };
+        if self.policy == TopologyPolicy::None || list.values().all(|device| device.numa.is_none()) {
             return;
         }
-        for pod in &self.readmitted {
-            let held = self.pods.get(pod).into_iter().flat_map(|record| record.ids(resource));
-            for id in held.filter(|id| !devices.contains_key(*id)) {
+        for pod in self.pods.values().filter(|pod| pod.phase == Phase::Active) {
+            for id in self.held.pod(&pod.uid, resource).filter(|id| !list.contains_key(*id)) {
                 self.history.crashes.push(format!(
-                    "{resource}: {id} is held by the running pod {pod} and is not in the list after a restart: \
-                     the topology manager dereferences nil"
+                    "{resource}: {id} is held by the running pod {} and is not in the list: the topology manager \
+                     dereferences nil when the pod is admitted again",
+                    pod.spec.name
                 ));
             }
         }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Index;
 
 use crate::api;
+use crate::pod_devices::{Allocation, ContainerDevices, PodDevices};
 
 /// A pod as somebody would write it: containers with limits.
 ///
@@ -16,21 +17,39 @@ use crate::api;
 pub struct PodSpec {
     pub(crate) name: String,
     pub(crate) namespace: String,
+    pub(crate) is_static: bool,
     pub(crate) containers: Vec<ContainerSpec>,
+}
+
+/// What kind of container it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It has ended before the containers after it begin.
+    Init,
+    /// An init container with `restartPolicy: Always`: it goes on.
+    Sidecar,
+    Main,
 }
 
 /// One container of a [`PodSpec`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ContainerSpec {
     pub(crate) name: String,
-    pub(crate) init: bool,
+    pub(crate) kind: Kind,
     pub(crate) limits: BTreeMap<String, usize>,
 }
 
 impl PodSpec {
     /// A pod in the namespace `default`, without containers yet.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), namespace: "default".to_owned(), containers: Vec::new() }
+        let namespace = "default".to_owned();
+        Self { name: name.into(), namespace, is_static: false, containers: Vec::new() }
+    }
+
+    /// Makes it a static pod: the kubelet knows it from a file, as soon as it starts.
+    pub fn static_pod(mut self) -> Self {
+        self.is_static = true;
+        self
     }
 
     /// Puts the pod into another namespace. Names are unique over all namespaces here.
@@ -41,12 +60,18 @@ impl PodSpec {
 
     /// Adds a container; the limits that follow are its own.
     pub fn container(self, name: impl Into<String>) -> Self {
-        self.with_container(name.into(), false)
+        self.with_container(name.into(), Kind::Main)
     }
 
-    /// Adds an init container. Its devices are used again by the containers after it.
+    /// Adds an init container, which ends before the next one begins. Its devices are used again by the containers
+    /// after it, and podresources never names it.
     pub fn init_container(self, name: impl Into<String>) -> Self {
-        self.with_container(name.into(), true)
+        self.with_container(name.into(), Kind::Init)
+    }
+
+    /// Adds an init container that goes on running (`restartPolicy: Always`). It keeps its devices.
+    pub fn sidecar(self, name: impl Into<String>) -> Self {
+        self.with_container(name.into(), Kind::Sidecar)
     }
 
     /// Asks for `count` devices for the last container (a container `main` is made if there is none).
@@ -60,20 +85,26 @@ impl PodSpec {
         self
     }
 
-    fn with_container(mut self, name: String, init: bool) -> Self {
-        self.containers.push(ContainerSpec { name, init, limits: BTreeMap::new() });
+    fn with_container(mut self, name: String, kind: Kind) -> Self {
+        self.containers.push(ContainerSpec { name, kind, limits: BTreeMap::new() });
         self
+    }
+
+    /// The containers in the order in which the kubelet admits them.
+    pub(crate) fn in_order(&self) -> impl Iterator<Item = &ContainerSpec> {
+        let (main, first): (Vec<_>, Vec<_>) = self.containers.iter().partition(|c| c.kind == Kind::Main);
+        first.into_iter().chain(main)
     }
 
     /// What the scheduler counts: the sum of the containers, or the largest init container.
     pub(crate) fn requests(&self) -> BTreeMap<String, usize> {
         let mut sums: BTreeMap<String, usize> = BTreeMap::new();
-        for container in self.containers.iter().filter(|c| !c.init) {
+        for container in self.containers.iter().filter(|c| c.kind != Kind::Init) {
             for (resource, count) in &container.limits {
                 *sums.entry(resource.clone()).or_default() += count;
             }
         }
-        for container in self.containers.iter().filter(|c| c.init) {
+        for container in self.containers.iter().filter(|c| c.kind == Kind::Init) {
             for (resource, count) in &container.limits {
                 let sum = sums.entry(resource.clone()).or_default();
                 *sum = (*sum).max(*count);
@@ -137,38 +168,46 @@ impl AsRef<str> for Pod {
     }
 }
 
-/// The entry of a pod in the kubelet's checkpoint: container, then resource.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct PodRecord {
-    pub(crate) namespace: String,
-    pub(crate) containers: BTreeMap<String, BTreeMap<String, Allocation>>,
+/// How far a pod has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Running, or about to; also while it terminates.
+    Active,
+    /// All containers have ended, or it was not admitted.
+    Ended,
 }
 
-/// What one `Allocate` yielded: the IDs with their NUMA nodes, and the answer, kept for container restarts.
+/// A pod on the node.
 #[derive(Debug, Clone)]
-pub(crate) struct Allocation {
-    pub(crate) ids: BTreeMap<String, Option<i64>>,
-    pub(crate) response: api::ContainerAllocateResponse,
+pub(crate) struct PodRecord {
+    /// A new one for each pod, whatever its name.
+    pub(crate) uid: String,
+    pub(crate) spec: PodSpec,
+    pub(crate) phase: Phase,
+    /// Whether the kubelet has heard of it since it started.
+    pub(crate) known: bool,
+    /// Whether its containers have been started.
+    pub(crate) started: bool,
+    /// Whether they have been started more than once.
+    pub(crate) restarted: bool,
 }
 
 impl PodRecord {
-    /// The IDs that any container of the pod holds of one resource.
-    pub(crate) fn ids<'a>(&'a self, resource: &'a str) -> impl Iterator<Item = &'a String> {
-        self.containers.values().filter_map(move |held| held.get(resource)).flat_map(|held| held.ids.keys())
-    }
-
     /// The pod as people see it, and what the answers of its resources contradict each other in.
-    pub(crate) fn to_pod(&self, name: &str) -> (Pod, Vec<String>) {
+    pub(crate) fn to_pod(&self, devices: &PodDevices) -> (Pod, Vec<String>) {
         let mut conflicts = Vec::new();
-        let mut containers = BTreeMap::new();
-        for (container, held) in &self.containers {
-            containers.insert(container.clone(), merge(container, held, &mut conflicts));
-        }
-        (Pod { name: name.to_owned(), namespace: self.namespace.clone(), containers }, conflicts)
+        let none = ContainerDevices::new();
+        let containers = self.spec.containers.iter().map(|container| {
+            let held = devices.container(&self.uid, &container.name).unwrap_or(&none);
+            (container.name.clone(), merge(&container.name, held, &mut conflicts))
+        });
+        let containers = containers.collect();
+        let (name, namespace) = (self.spec.name.clone(), self.spec.namespace.clone());
+        (Pod { name, namespace, containers }, conflicts)
     }
 }
 
-fn merge(name: &str, held: &BTreeMap<String, Allocation>, conflicts: &mut Vec<String>) -> Container {
+fn merge(name: &str, held: &ContainerDevices, conflicts: &mut Vec<String>) -> Container {
     let mut container = Container { name: name.to_owned(), ..Container::default() };
     for (resource, Allocation { ids, response }) in held {
         container.allocated.insert(resource.clone(), ids.keys().cloned().collect());

@@ -1,6 +1,5 @@
 //! The podresources API: who holds which device.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -12,13 +11,21 @@ use crate::api::podresources::{
     GetPodResourcesRequest, GetPodResourcesResponse, ListPodResourcesRequest, ListPodResourcesResponse,
     NumaNode, PodResources, TopologyInfo,
 };
-use crate::pod::PodRecord;
+use crate::pod::{Kind, Phase, PodRecord};
+use crate::pod_devices::PodDevices;
 use crate::shared::Shared;
 
 /// The kubelet's limit on this API: so many queries per second …
 const QUERIES_PER_SECOND: f64 = 100.0;
 /// … and so many at once.
 const BURST: f64 = 10.0;
+
+/// From this minor version on, `List` leaves out pods that have ended.
+const LISTS_ACTIVE_PODS: u32 = 34;
+/// From this one on, it names sidecars.
+const LISTS_SIDECARS: u32 = 29;
+/// From this one on, `Get` is there without being asked for.
+const HAS_GET: u32 = 34;
 
 /// The service, for one life of the kubelet.
 #[derive(Debug)]
@@ -53,8 +60,12 @@ impl PodResourcesLister for PodResourcesService {
         _request: Request<ListPodResourcesRequest>,
     ) -> Result<Response<ListPodResourcesResponse>, Status> {
         self.admit()?;
-        let pod_resources = self.shared.with(|manager| {
-            manager.pods.iter().map(|(name, record)| pod_resources(name, record)).collect::<Vec<_>>()
+        let version = self.shared.settings.version;
+        let pod_resources = self.shared.change(|manager| {
+            manager.update_allocated();
+            let known = manager.pods.values().filter(|pod| pod.known);
+            let listed = known.filter(|pod| pod.phase == Phase::Active || version < LISTS_ACTIVE_PODS);
+            listed.map(|pod| pod_resources(pod, &manager.held, version)).collect::<Vec<_>>()
         });
         Ok(Response::new(ListPodResourcesResponse { pod_resources }))
     }
@@ -80,10 +91,15 @@ impl PodResourcesLister for PodResourcesService {
         request: Request<GetPodResourcesRequest>,
     ) -> Result<Response<GetPodResourcesResponse>, Status> {
         self.admit()?;
+        let version = self.shared.settings.version;
+        if version < HAS_GET {
+            return Err(Status::unknown("PodResources API Get method disabled"));
+        }
         let GetPodResourcesRequest { pod_name, pod_namespace } = request.into_inner();
         let found = self.shared.with(|manager| {
-            let record = manager.pods.get(&pod_name).filter(|record| record.namespace == pod_namespace);
-            record.map(|record| pod_resources(&pod_name, record))
+            let named =
+                manager.pods.get(&pod_name).filter(|pod| pod.known && pod.spec.namespace == pod_namespace);
+            named.map(|pod| pod_resources(pod, &manager.held, version))
         });
         let missing = || Status::unknown(format!("pod {pod_name} in namespace {pod_namespace} not found"));
         let pod_resources = Some(found.ok_or_else(missing)?);
@@ -91,22 +107,27 @@ impl PodResourcesLister for PodResourcesService {
     }
 }
 
-fn pod_resources(name: &str, record: &PodRecord) -> PodResources {
-    let containers = record.containers.iter().map(|(container, held)| {
-        let ids: BTreeMap<_, _> =
-            held.iter().map(|(resource, allocation)| (resource, &allocation.ids)).collect();
-        let devices = ids
-            .into_iter()
-            .flat_map(|(resource, ids)| ids.iter().map(|(id, numa)| container_devices(resource, id, *numa)));
+/// What the pod's containers hold: without its ordinary init containers, whose devices nobody is told of.
+fn pod_resources(pod: &PodRecord, devices: &PodDevices, version: u32) -> PodResources {
+    let named = pod.spec.in_order().filter(|container| match container.kind {
+        Kind::Init => false,
+        Kind::Sidecar => version >= LISTS_SIDECARS,
+        Kind::Main => true,
+    });
+    let containers = named.map(|container| {
+        let held = devices.container(&pod.uid, &container.name).into_iter().flatten();
+        let devices = held.flat_map(|(resource, allocation)| {
+            allocation.ids.iter().map(|(id, numa)| container_devices(resource, id, *numa))
+        });
         ContainerResources {
-            name: container.clone(),
+            name: container.name.clone(),
             devices: devices.collect(),
             ..ContainerResources::default()
         }
     });
     PodResources {
-        name: name.to_owned(),
-        namespace: record.namespace.clone(),
+        name: pod.spec.name.clone(),
+        namespace: pod.spec.namespace.clone(),
         containers: containers.collect(),
     }
 }

@@ -109,6 +109,8 @@ pub struct View {
     pub refusals: Vec<String>,
     /// Where a real kubelet would have crashed.
     pub crashes: Vec<String>,
+    /// Which running pods failed, and why.
+    pub failed_pods: Vec<String>,
 }
 
 /// One resource at one moment.
@@ -167,6 +169,9 @@ impl fmt::Display for View {
         }
         for crash in &self.crashes {
             write!(f, "; CRASH: {crash}")?;
+        }
+        for failure in &self.failed_pods {
+            write!(f, "; FAILED: {failure}")?;
         }
         Ok(())
     }

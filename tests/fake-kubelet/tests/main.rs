@@ -4,6 +4,7 @@
 
 mod admission;
 mod life;
+mod memory;
 mod plugin;
 mod race;
 mod registration;

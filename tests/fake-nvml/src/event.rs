@@ -1,7 +1,8 @@
 //! Events, and the file that carries them from a node's owner to the loaded library.
 //!
 //! `fake-nvml/events` has one line for each event: GPU UUID, type bits, data, GPU instance ID and compute
-//! instance ID (`-` for none). It only grows; a client sees what was added after it registered.
+//! instance ID (`-` for none), and `split` or `whole` for whether the GPU had an instance. It only grows; a
+//! client sees what was added after it registered.
 
 use serde::{Deserialize, Serialize};
 
@@ -96,9 +97,13 @@ impl Event {
 
     pub(crate) fn line(&self, gpu: &GpuState) -> String {
         let id = |id: Option<u32>| id.map_or_else(|| "-".to_owned(), |id| id.to_string());
-        format!("{} {:#x} {} {} {}\n", gpu.uuid, self.kind, self.data, id(self.gi), id(self.ci))
+        let split = if gpu.instances.is_empty() { WHOLE } else { SPLIT };
+        format!("{} {:#x} {} {} {} {split}\n", gpu.uuid, self.kind, self.data, id(self.gi), id(self.ci))
     }
 }
+
+const SPLIT: &str = "split";
+const WHOLE: &str = "whole";
 
 /// An event as a client gets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +113,8 @@ pub(crate) struct Received {
     pub(crate) data: u64,
     pub(crate) gi: u32,
     pub(crate) ci: u32,
+    /// Whether the GPU had an instance when it happened.
+    pub(crate) split: bool,
 }
 
 /// Reads a line; a broken one is nobody's event.
@@ -120,5 +127,6 @@ pub(crate) fn parse(line: &str) -> Option<Received> {
         "-" => Some(NO_INSTANCE),
         id => id.parse().ok(),
     };
-    Some(Received { gpu, kind, data, gi: id()?, ci: id()? })
+    let (gi, ci) = (id()?, id()?);
+    Some(Received { gpu, kind, data, gi, ci, split: words.next()? == SPLIT })
 }

@@ -49,7 +49,8 @@ mod uuid;
 pub use codes::Code;
 pub use description::{
     Branch, ComputeInstance, Description, DriverState, Fault, Gpu, Instance, NvLinks, NvSwitch, Preset,
-    RecoveryAction, Topology, UnknownProfile,
+    RecoveryAction, Right, Rights, Topology, UnknownProfile, UnopenableSlices, UnprivilegedEvents,
+    UuidLookup,
 };
 pub use driver::CALLS;
 pub use error::NodeError;

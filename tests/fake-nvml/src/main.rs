@@ -167,9 +167,10 @@ fn list(node: &NodeState, out: &mut impl Write) -> io::Result<()> {
         )?;
         for mig in &gpu.mig {
             let (start, end) = (mig.placement.start, mig.placement.start + mig.placement.size);
+            let hidden = if mig.hidden { ", hidden" } else { "" };
             writeln!(
                 out,
-                "  MIG {:<14} Device {}: (UUID: {}; GI {}, CI {}, memory slices {start}..{end}, caps {} {})",
+                "  MIG {:<14} Device {}: (UUID: {}; GI {}, CI {}, memory slices {start}..{end}, caps {} {}){hidden}",
                 mig.profile, mig.index, mig.uuid, mig.gi, mig.ci, mig.gi_minor, mig.ci_minor
             )?;
         }

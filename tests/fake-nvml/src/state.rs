@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     DriverState, EventType, NodeError,
     catalogue::{self, Model, Profile},
-    description::{Description, Fault, Gpu, RecoveryAction},
+    description::{
+        Description, Fault, Gpu, RecoveryAction, Rights, UnopenableSlices, UnprivilegedEvents, UuidLookup,
+    },
     layout, suggest,
     topology::Connections,
     uuid,
@@ -26,8 +28,20 @@ pub struct NodeState {
     pub cuda_version: i32,
     /// Whether the kernel driver is there.
     pub driver: DriverState,
-    /// Whether privileged calls are refused.
-    pub unprivileged: bool,
+    /// Whether a MIG device's handle names whatever is at its MIG index.
+    pub handles_reused: bool,
+    /// Whether entries of `proc` get another time of change with each call.
+    pub proc_times_move: bool,
+    /// What clients may do.
+    pub rights: Rights,
+    /// Minors of the capability nodes of instances that clients can open, where not all.
+    pub openable: Option<Vec<u32>>,
+    /// What NVML shows of a slice whose nodes the client cannot open.
+    pub unopenable_slices: UnopenableSlices,
+    /// What clients without admin and monitor hear of a GPU that has an instance.
+    pub unprivileged_events: UnprivilegedEvents,
+    /// What a look-up by UUID does while a GPU is lost.
+    pub uuid_lookup: UuidLookup,
     /// Versions of the profile query that the driver knows.
     pub profile_info_versions: Vec<u32>,
     /// The GPUs, by index.
@@ -96,6 +110,8 @@ pub struct MigState {
     pub gi_minor: u32,
     /// Capability minor of the compute instance.
     pub ci_minor: u32,
+    /// Not shown by NVML, though its files are there.
+    pub hidden: bool,
 }
 
 /// Where an instance lies.
@@ -172,11 +188,18 @@ impl NodeState {
         if !problems.is_empty() {
             return Err(NodeError::Invalid { file: None, problems });
         }
+        let none = description.unprivileged;
         Ok(Self {
             driver_version: description.driver_version.clone(),
             cuda_version: description.cuda().unwrap_or(0),
             driver: description.driver,
-            unprivileged: description.unprivileged,
+            handles_reused: description.handles_reused,
+            proc_times_move: description.proc_times_move,
+            rights: if none { Rights::Held(Vec::new()) } else { description.rights.clone() },
+            openable: if none { Some(Vec::new()) } else { description.openable.clone() },
+            unopenable_slices: description.unopenable_slices,
+            unprivileged_events: description.unprivileged_events,
+            uuid_lookup: description.uuid_lookup,
             profile_info_versions: description.profile_info_versions.clone(),
             gpus,
             connections,
@@ -333,6 +356,7 @@ fn resolve_instances(state: &mut GpuState, gpu: &Gpu) -> Result<(), Vec<String>>
             }
         };
         let placement = Placement { start: placed.start, size: profile.size };
+        let hidden = instance.hidden;
         let mut instance = GpuInstanceState {
             gi: placed.gi,
             generation: instance.generation,
@@ -369,6 +393,7 @@ fn resolve_instances(state: &mut GpuState, gpu: &Gpu) -> Result<(), Vec<String>>
                     sm,
                     gi_minor: instance.minor,
                     ci_minor: minor,
+                    hidden,
                 },
             ));
         }

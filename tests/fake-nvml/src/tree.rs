@@ -8,13 +8,13 @@ use std::{
     fmt::Write as _,
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{FileTypeExt, MetadataExt},
+    os::unix::fs::{self as unix_fs, FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use crate::{
-    DriverState, NodeError, host,
+    DriverState, NodeError, Right, Rights, host,
     layout::{LAST_CI, LAST_GI},
     state::{GpuInstanceState, GpuState, NodeState, ci_minor, gi_minor},
 };
@@ -23,12 +23,47 @@ use crate::{
 const NVIDIA_MAJOR: u32 = 195;
 const UVM_MAJOR: u32 = 508;
 const CAPS_MAJOR: u32 = 511;
+/// `/dev/null`: a device that opens on every machine.
+const NULL: (u32, u32) = (1, 3);
+/// Where a client reads what it may do.
+const PROC_SELF: &str = "proc/self";
 /// GPU minors that have capability minors.
 const GPUS: u32 = 32;
 
 enum Entry {
     Text(String),
-    Device(u32, u32),
+    Device(DeviceFile),
+    Link(&'static str),
+}
+
+/// What stands at a device's place in `dev`.
+#[derive(Clone, Copy)]
+enum DeviceFile {
+    /// A character device, or a plain file where this process may make none.
+    Plain(u32, u32),
+    /// A file that everybody can open, in the place of a node whose driver says yes.
+    Opens,
+    /// A file that nobody can open, not even root: a character device without a driver, or a socket.
+    Refuses(u32, u32),
+}
+
+impl DeviceFile {
+    /// The character device that it is, where this process may make one.
+    fn numbers(self) -> (u32, u32) {
+        match self {
+            Self::Plain(major, minor) | Self::Refuses(major, minor) => (major, minor),
+            Self::Opens => NULL,
+        }
+    }
+
+    /// Whether a file that is there is what is wanted.
+    fn is(self, found: &fs::Metadata) -> bool {
+        let (major, minor) = self.numbers();
+        let kind = found.file_type();
+        let device = kind.is_char_device() && found.rdev() == libc::makedev(major, minor);
+        // A file of another type is left as it is: it was made where no device could be.
+        device || if matches!(self, Self::Refuses(..)) { kind.is_socket() } else { kind.is_file() }
+    }
 }
 
 /// The folder of the fake's own files in a node.
@@ -67,6 +102,7 @@ pub(crate) fn write(root: &Path, state: &NodeState) -> Result<(), NodeError> {
         sweep(root, &root.join(folder), &wanted)?;
     }
     sweep_devices(root, &wanted)?;
+    clear_the_way(root, &wanted)?;
     for (path, entry) in &wanted {
         let path = root.join(path);
         match entry {
@@ -77,7 +113,12 @@ pub(crate) fn write(root: &Path, state: &NodeState) -> Result<(), NodeError> {
                 make_parent(&path)?;
                 replace(root, &path, text.as_bytes())?;
             }
-            Entry::Device(major, minor) => make_device(&path, *major, *minor)?,
+            Entry::Device(device) => make_device(&path, *device)?,
+            Entry::Link(target) if fs::read_link(&path).is_ok_and(|found| found == Path::new(target)) => {}
+            Entry::Link(target) => {
+                make_parent(&path)?;
+                unix_fs::symlink(target, &path).map_err(NodeError::io("make", &path))?;
+            }
         }
     }
     Ok(())
@@ -137,21 +178,58 @@ fn make_parent(path: &Path) -> Result<(), NodeError> {
     }
 }
 
-/// Makes a device node, or a plain file where this process may make none.
-fn make_device(path: &Path, major: u32, minor: u32) -> Result<(), NodeError> {
+/// Gives each file below the folder another time of change than it has.
+pub(crate) fn move_times(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let before = fs::symlink_metadata(&path)?;
+        if before.is_dir() {
+            move_times(&path)?;
+            continue;
+        }
+        let time = |found: &fs::Metadata| (found.ctime(), found.ctime_nsec());
+        // The clock for files moves in steps of some milliseconds.
+        while time(&fs::symlink_metadata(&path)?) == time(&before) {
+            host::pause(Duration::from_millis(1));
+            fs::set_permissions(&path, before.permissions())?;
+        }
+    }
+    Ok(())
+}
+
+/// `proc/self` is a folder of the fake's or a link to the reader's own: removes the one that is not wanted.
+fn clear_the_way(root: &Path, wanted: &BTreeMap<PathBuf, Entry>) -> Result<(), NodeError> {
+    let path = root.join(PROC_SELF);
+    let Ok(found) = fs::symlink_metadata(&path) else { return Ok(()) };
+    let removed = match (wanted.contains_key(Path::new(PROC_SELF)), found.is_symlink()) {
+        (true, false) => fs::remove_dir_all(&path),
+        (false, true) => fs::remove_file(&path),
+        _ => Ok(()),
+    };
+    removed.map_err(NodeError::io("remove", path))
+}
+
+fn make_device(path: &Path, device: DeviceFile) -> Result<(), NodeError> {
     if let Ok(found) = fs::symlink_metadata(path) {
-        let right = found.file_type().is_char_device() && found.rdev() == libc::makedev(major, minor);
-        // A plain file is left as it is: it was made where no device could be.
-        if right || found.file_type().is_file() {
+        if device.is(&found) {
             return Ok(());
         }
         fs::remove_file(path).map_err(NodeError::io("remove", path))?;
     }
     make_parent(path)?;
+    let (major, minor) = device.numbers();
     if host::is_root() && host::make_character_device(path, major, minor).is_ok() {
-        return Ok(());
+        // A file system can forbid devices to be opened.
+        if !matches!(device, DeviceFile::Opens) || File::open(path).is_ok() {
+            return Ok(());
+        }
+        fs::remove_file(path).map_err(NodeError::io("remove", path))?;
     }
-    fs::write(path, []).map_err(NodeError::io("write", path))
+    let made = match device {
+        DeviceFile::Refuses(..) => host::make_socket_file(path),
+        _ => fs::write(path, []),
+    };
+    made.map_err(NodeError::io("write", path))
 }
 
 /// Removes files below `folder` that are not wanted, and folders that this leaves empty.
@@ -203,6 +281,16 @@ fn entries(state: &NodeState) -> BTreeMap<PathBuf, Entry> {
         text(format!("{folder}/device"), format!("{:#06x}\n", id >> 16));
         text(format!("{folder}/class"), "0x030200\n".to_owned());
     }
+    if state.rights == Rights::OfProcess {
+        entries.insert(PathBuf::from(PROC_SELF), Entry::Link("/proc/self"));
+    } else {
+        for (name, content) in process(state.rights.has(Right::Admin)) {
+            entries.insert(PathBuf::from(format!("{PROC_SELF}/{name}")), Entry::Text(content));
+        }
+    }
+    let mut text = |path: String, text: String| {
+        entries.insert(PathBuf::from(path), Entry::Text(text));
+    };
     let loaded = state.driver != DriverState::NotLoaded;
     text("proc/devices".to_owned(), devices(loaded));
     if !loaded {
@@ -233,13 +321,14 @@ fn entries(state: &NodeState) -> BTreeMap<PathBuf, Entry> {
 fn device_nodes(state: &NodeState) -> BTreeMap<PathBuf, Entry> {
     let mut nodes = BTreeMap::new();
     let mut node = |name: String, major, minor| {
-        nodes.insert(PathBuf::from(format!("dev/{name}")), Entry::Device(major, minor));
+        let device = DeviceFile::Plain(major, minor);
+        nodes.insert(PathBuf::from(format!("dev/{name}")), Entry::Device(device));
     };
     node("nvidiactl".to_owned(), NVIDIA_MAJOR, 255);
     node("nvidia-modeset".to_owned(), NVIDIA_MAJOR, 254);
     node("nvidia-uvm".to_owned(), UVM_MAJOR, 0);
     node("nvidia-uvm-tools".to_owned(), UVM_MAJOR, 1);
-    let mut capabilities = vec![1, 2];
+    let mut capabilities = Vec::new();
     for gpu in &state.gpus {
         node(format!("nvidia{}", gpu.minor), NVIDIA_MAJOR, gpu.minor);
         for instance in &gpu.instances {
@@ -250,7 +339,24 @@ fn device_nodes(state: &NodeState) -> BTreeMap<PathBuf, Entry> {
     for minor in capabilities {
         node(format!("nvidia-caps/nvidia-cap{minor}"), CAPS_MAJOR, minor);
     }
+    for (minor, right) in [(1, Right::Config), (2, Right::Monitor)] {
+        let opens = state.rights.has(right);
+        let device = if opens { DeviceFile::Opens } else { DeviceFile::Refuses(CAPS_MAJOR, minor) };
+        let path = PathBuf::from(format!("dev/nvidia-caps/nvidia-cap{minor}"));
+        nodes.insert(path, Entry::Device(device));
+    }
     nodes
+}
+
+/// What a client reads of itself: its capability set, which is root's or a container's usual one, and that it is in
+/// the initial user namespace.
+fn process(admin: bool) -> [(&'static str, String); 2] {
+    let set = if admin { "000001ffffffffff" } else { "00000000a80425fb" };
+    let status = format!(
+        "Name:\tclient\nUid:\t0\t0\t0\t0\nCapInh:\t0000000000000000\nCapPrm:\t{set}\nCapEff:\t{set}\n\
+         CapBnd:\t{set}\nCapAmb:\t0000000000000000\n"
+    );
+    [("status", status), ("uid_map", "         0          0 4294967295\n".to_owned())]
 }
 
 fn devices(loaded: bool) -> String {

@@ -38,6 +38,9 @@ pub struct Instance {
     /// instances one of their own.
     #[serde(skip_serializing_if = "is_first")]
     pub generation: u32,
+    /// NVML does not show its MIG devices, though its files are there.
+    #[serde(skip_serializing_if = "super::is_false")]
+    pub hidden: bool,
     /// What the profile is, where the catalogue does not have it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unknown_profile: Option<UnknownProfile>,
@@ -137,6 +140,13 @@ impl Instance {
         self
     }
 
+    /// Not shown by NVML.
+    #[must_use]
+    pub fn hidden(mut self) -> Self {
+        self.hidden = true;
+        self
+    }
+
     /// With a profile that is in no table.
     #[must_use]
     pub fn unknown_profile(mut self, profile: UnknownProfile) -> Self {
@@ -178,6 +188,8 @@ struct LongInstance {
     compute: Option<Vec<ComputeInstance>>,
     #[serde(default)]
     generation: u32,
+    #[serde(default)]
+    hidden: bool,
     unknown_profile: Option<UnknownProfile>,
 }
 
@@ -230,6 +242,7 @@ impl<'de> Deserialize<'de> for Instance {
                     uuid: long.uuid,
                     compute: long.compute,
                     generation: long.generation,
+                    hidden: long.hidden,
                     unknown_profile: long.unknown_profile,
                 })
             }

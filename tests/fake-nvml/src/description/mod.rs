@@ -1,6 +1,7 @@
 //! What people write: a node, in YAML or by builders that read as sentences.
 
 mod instance;
+mod rights;
 mod topology;
 
 use std::path::Path;
@@ -8,9 +9,14 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use instance::{ComputeInstance, Instance, UnknownProfile};
+pub use rights::{Right, Rights, UnopenableSlices, UnprivilegedEvents, UuidLookup};
 pub use topology::{Branch, NvLinks, NvSwitch, Preset, Topology};
 
 use crate::{Code, EventType, NodeError, driver::CALLS, state::NodeState, suggest};
+
+/// The capability minors that instances have, of GPU 0's first to GPU 31's last.
+const FIRST_MINOR: u32 = 3;
+const LAST_MINOR: u32 = 4322;
 
 /// A node: its driver, its GPUs, and the faults that its driver plays.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,8 +28,27 @@ pub struct Description {
     pub cuda_version: String,
     /// Whether the kernel driver is there and fits the library.
     pub driver: DriverState,
-    /// The client has no privileges: calls that need them answer `NO_PERMISSION`.
+    /// What clients may do, where `FAKE_NVML_RIGHTS` does not say it for a process.
+    pub rights: Rights,
+    /// Clients have none of the rights and can open no capability node.
+    #[serde(skip_serializing_if = "is_false")]
     pub unprivileged: bool,
+    /// A MIG device's handle names whatever is at its MIG index, also after the device was destroyed.
+    #[serde(skip_serializing_if = "is_false")]
+    pub handles_reused: bool,
+    /// The entries of `proc` get another time of change with each call, as kernels before 4.17 give them one with each
+    /// look.
+    #[serde(skip_serializing_if = "is_false")]
+    pub proc_times_move: bool,
+    /// Minors of the capability nodes of instances that clients can open; all where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub openable: Option<Vec<u32>>,
+    /// What NVML shows of a slice whose nodes the client cannot open.
+    pub unopenable_slices: UnopenableSlices,
+    /// What clients without admin and monitor hear of a GPU that has an instance.
+    pub unprivileged_events: UnprivilegedEvents,
+    /// What a look-up by UUID does while a GPU is lost.
+    pub uuid_lookup: UuidLookup,
     /// Which versions of the GPU instance profile query the driver knows; an old one knows only 1.
     pub profile_info_versions: Vec<u32>,
     /// The GPUs, by NVML index.
@@ -114,6 +139,11 @@ fn is_one(count: &u32) -> bool {
     *count <= 1
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
 /// What a GPU needs before it can be used again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -200,7 +230,14 @@ impl Default for Description {
             driver_version: "580.95.05".to_owned(),
             cuda_version: "13.0".to_owned(),
             driver: DriverState::Loaded,
+            rights: Rights::default(),
             unprivileged: false,
+            handles_reused: false,
+            proc_times_move: false,
+            openable: None,
+            unopenable_slices: UnopenableSlices::default(),
+            unprivileged_events: UnprivilegedEvents::default(),
+            uuid_lookup: UuidLookup::default(),
             profile_info_versions: vec![1, 2, 3],
             gpus: Vec::new(),
             topology: Topology::default(),
@@ -246,6 +283,13 @@ impl Description {
     #[must_use]
     pub fn with_mig_mode(mut self, gpu: usize, on: bool) -> Self {
         self.set_mig_mode(gpu, on);
+        self
+    }
+
+    /// Gives clients these rights and no others.
+    #[must_use]
+    pub fn with_rights(mut self, rights: &[Right]) -> Self {
+        self.rights = Rights::Held(rights.to_vec());
         self
     }
 
@@ -357,6 +401,16 @@ impl Description {
         }
         if let Some(version) = self.profile_info_versions.iter().find(|version| !(1..=3).contains(*version)) {
             problems.push(format!("profileInfoVersions: {version} is none; allowed: 1, 2, 3"));
+        }
+        if self.unprivileged && (self.rights != Rights::default() || self.openable.is_some()) {
+            problems
+                .push("unprivileged: means no rights and no nodes; leave out rights and openable".to_owned());
+        }
+        let minors = self.openable.iter().flatten();
+        if let Some(minor) = minors.copied().find(|minor| !(FIRST_MINOR..=LAST_MINOR).contains(minor)) {
+            problems.push(format!(
+                "openable: {minor} is no instance's capability minor; allowed: {FIRST_MINOR} to {LAST_MINOR}"
+            ));
         }
         for (index, fault) in self.faults.iter().enumerate() {
             let key = format!("faults[{index}]");

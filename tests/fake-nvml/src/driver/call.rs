@@ -10,10 +10,10 @@ use std::{
 use super::{
     ffi::{Answer, Handle},
     handles::{InstanceKey, Object},
-    node,
+    node, rights,
 };
 use crate::{
-    Code, Fault,
+    Code, Fault, Right, UnopenableSlices,
     driver::CALLS,
     host,
     state::{ComputeInstanceState, GpuInstanceState, GpuState, MigState, NodeState},
@@ -45,7 +45,9 @@ impl Id {
 /// Runs the body of a function that needs no initialised NVML. Only faults that name it apply.
 pub(super) fn init(id: &Id, body: impl FnOnce(&Call) -> Answer) -> c_int {
     answer(id, |name| {
-        let call = Call { name, exempt: true, state: node::state()? };
+        let state = node::state()?;
+        node::move_times(&state);
+        let call = Call { name, exempt: true, state };
         call.fault(None, None)?;
         body(&call)
     })
@@ -58,6 +60,7 @@ pub(super) fn call(id: &Id, body: impl FnOnce(&Call) -> Answer) -> c_int {
             return Err(Code::UNINITIALIZED);
         }
         let state = node::state()?;
+        node::move_times(&state);
         // A set that cannot be freed says nothing about the driver, and clients free them in destructors: so it can be
         // given back when the driver has gone, too.
         let exempt = name == "nvmlEventSetFree";
@@ -155,6 +158,13 @@ impl Call {
         Ok(gpu)
     }
 
+    /// What a handle names, for what is told only to those who can use it.
+    pub(super) fn readable(&self, handle: Handle) -> Result<Device<'_>, Code> {
+        let device = self.device(handle)?;
+        self.reads(device)?;
+        Ok(device)
+    }
+
     /// What a handle names; its faults apply.
     pub(super) fn device(&self, handle: Handle) -> Result<Device<'_>, Code> {
         let object = node::shared().handles.get(handle)?;
@@ -168,7 +178,13 @@ impl Call {
             Object::Mig(key, ci) => {
                 let (gpu, _) = self.find(&key)?;
                 let mig = gpu.mig.iter().find(|mig| mig.gi == key.gi && mig.ci == ci);
-                let mig = mig.ok_or(Code::INVALID_ARGUMENT)?;
+                let mig = mig.filter(|mig| self.shows(mig)).ok_or(Code::INVALID_ARGUMENT)?;
+                self.fault(Some(gpu.index), Some(mig.index))?;
+                Ok(Device::Mig(gpu, mig))
+            }
+            Object::Slot(uuid, index) => {
+                let gpu = self.state.gpus.iter().find(|gpu| gpu.uuid == uuid).ok_or(Code::GPU_IS_LOST)?;
+                let mig = gpu.mig.iter().find(|mig| mig.index == index).ok_or(Code::INVALID_ARGUMENT)?;
                 self.fault(Some(gpu.index), Some(mig.index))?;
                 Ok(Device::Mig(gpu, mig))
             }
@@ -229,9 +245,37 @@ impl Call {
         Ok((gpu, instance))
     }
 
-    /// Refuses a client without privileges.
-    pub(super) fn privileged(&self) -> Answer {
-        if self.state.unprivileged { Err(Code::NO_PERMISSION) } else { Ok(()) }
+    /// Refuses a client that is no administrator.
+    pub(super) fn admin(&self) -> Answer {
+        self.one_of(&[Right::Admin])
+    }
+
+    /// Refuses a client that may neither configure MIG nor do anything.
+    pub(super) fn config(&self) -> Answer {
+        self.one_of(&[Right::Config, Right::Admin])
+    }
+
+    /// Refuses a client that may not see a whole GPU that has instances; administrators are no exception.
+    pub(super) fn monitor(&self, gpu: &GpuState) -> Answer {
+        if gpu.instances.is_empty() { Ok(()) } else { self.one_of(&[Right::Monitor]) }
+    }
+
+    fn one_of(&self, rights: &[Right]) -> Answer {
+        let held = rights.iter().any(|right| rights::has(&self.state, *right));
+        if held { Ok(()) } else { Err(Code::NO_PERMISSION) }
+    }
+
+    /// Whether this client is shown a slice.
+    pub(super) fn shows(&self, mig: &MigState) -> bool {
+        let hides = self.state.unopenable_slices == UnopenableSlices::Hidden;
+        !mig.hidden && (!hides || rights::can_open(&self.state, mig))
+    }
+
+    /// Refuses what is told only to those who can use the slice, or see all.
+    pub(super) fn reads(&self, device: Device<'_>) -> Answer {
+        let Device::Mig(_, mig) = device else { return Ok(()) };
+        let refuses = self.state.unopenable_slices == UnopenableSlices::Unreadable;
+        if refuses && !rights::can_open(&self.state, mig) { self.one_of(&[Right::Monitor]) } else { Ok(()) }
     }
 }
 
@@ -251,7 +295,10 @@ pub(super) fn compute_handle(gpu: &GpuState, instance: &GpuInstanceState, ci: u3
 }
 
 /// A MIG device's handle.
-pub(super) fn mig_handle(gpu: &GpuState, mig: &MigState) -> Result<Handle, Code> {
+pub(super) fn mig_handle(call: &Call, gpu: &GpuState, mig: &MigState) -> Result<Handle, Code> {
+    if call.state.handles_reused {
+        return Ok(node::shared().handles.of(Object::Slot(gpu.uuid.clone(), mig.index)));
+    }
     let instance = gpu.instance(mig.gi).ok_or(Code::NOT_FOUND)?;
     Ok(node::shared().handles.of(Object::Mig(key(gpu, instance), mig.ci)))
 }

@@ -16,7 +16,7 @@ use super::{
     ffi::{Answer, Array, Handle, Out, TextIn, TextOut, put_counted},
 };
 use crate::{
-    Code,
+    Code, UuidLookup,
     catalogue::Architecture,
     state::{GpuState, parse_pci},
 };
@@ -51,13 +51,13 @@ exports! { call call;
         by_pci(call, &address.get()?, device)
     }
     fn nvmlDeviceGetName(device: Handle, name: TextOut, length: u32) {
-        match call.device(device)? {
+        match call.readable(device)? {
             Device::Gpu(gpu) => name.put(&gpu.name, length),
             Device::Mig(gpu, mig) => name.put(&format!("{} MIG {}", gpu.name, mig.profile), length),
         }
     }
     fn nvmlDeviceGetUUID(device: Handle, uuid: TextOut, length: u32) {
-        match call.device(device)? {
+        match call.readable(device)? {
             Device::Gpu(gpu) => uuid.put(&gpu.uuid, length),
             Device::Mig(_, mig) => uuid.put(&mig.uuid, length),
         }
@@ -136,7 +136,9 @@ exports! { call call;
         info.put(MemoryV2 { version, total, reserved: 0, free: total, used: 0 })
     }
     fn nvmlDeviceGetBAR1MemoryInfo(device: Handle, info: Out<Bar1Memory>) {
-        let total = call.gpu(device)?.memory_mib.next_power_of_two() * MIB;
+        let gpu = call.gpu(device)?;
+        call.monitor(gpu)?;
+        let total = gpu.memory_mib.next_power_of_two() * MIB;
         info.put(Bar1Memory { total, free: total, used: 0 })
     }
     fn nvmlDeviceGetUtilizationRates(device: Handle, utilization: Out<Utilization>) {
@@ -163,7 +165,7 @@ exports! { call call;
         mode.put(0)
     }
     fn nvmlDeviceSetComputeMode(device: Handle, _mode: c_int) {
-        call.privileged()?;
+        call.admin()?;
         call.device(device).map(drop)
     }
     fn nvmlDeviceGetPerformanceState(device: Handle, state: Out<c_int>) {
@@ -254,15 +256,21 @@ fn not_supported(call: &Call, device: Handle) -> Answer {
 
 /// By `GPU-…`, by `MIG-…`, or by the form of drivers before 470: `MIG-GPU-…/gi/ci`.
 fn by_uuid(call: &Call, uuid: &str, device: Out<Handle>) -> Answer {
+    let is_lost = |gpu: &GpuState| {
+        call.faults(Some(gpu.index), None).any(|fault| fault.code() == Some(Code::GPU_IS_LOST))
+    };
+    if call.state.uuid_lookup == UuidLookup::AnyGpu && call.state.gpus.iter().any(is_lost) {
+        return Err(Code::GPU_IS_LOST);
+    }
     for gpu in &call.state.gpus {
         if gpu.uuid == uuid {
             call.fault(Some(gpu.index), None)?;
             return device.put(gpu_handle(gpu));
         }
-        for mig in &gpu.mig {
+        for mig in gpu.mig.iter().filter(|mig| call.shows(mig)) {
             if mig.uuid == uuid || format!("MIG-{}/{}/{}", gpu.uuid, mig.gi, mig.ci) == uuid {
                 call.fault(Some(gpu.index), Some(mig.index))?;
-                return device.put(mig_handle(gpu, mig)?);
+                return device.put(mig_handle(call, gpu, mig)?);
             }
         }
     }
@@ -288,13 +296,11 @@ pub(super) fn pci(gpu: &GpuState) -> Result<PciInfo, Code> {
     })
 }
 
-/// Memory in bytes. The sum over a GPU in MIG mode is for privileged clients.
+/// Memory in bytes. The sum over a GPU with instances is for those who may see all of them.
 fn memory(call: &Call, device: Handle) -> Result<u64, Code> {
-    match call.device(device)? {
+    match call.readable(device)? {
         Device::Gpu(gpu) => {
-            if gpu.mig_mode {
-                call.privileged()?;
-            }
+            call.monitor(gpu)?;
             Ok(gpu.memory_mib * MIB)
         }
         Device::Mig(_, mig) => Ok(mig.memory_mib * MIB),
@@ -309,7 +315,9 @@ fn remappable(call: &Call, device: Handle) -> Answer {
 }
 
 fn processes(call: &Call, device: Handle, count: Out<u32>, list: Array<ProcessInfo>) -> Answer {
-    call.device(device)?;
+    if let Device::Gpu(gpu) = call.readable(device)? {
+        call.monitor(gpu)?;
+    }
     put_counted(list, count, Vec::new())
 }
 

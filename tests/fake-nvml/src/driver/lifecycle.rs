@@ -1,6 +1,6 @@
 //! Calls that change MIG mode, and make and destroy instances: they edit the node's description.
 //!
-//! All are for privileged clients. A change by one process is seen by all, as an edit by hand is.
+//! MIG mode is for administrators, the rest for those who may configure MIG, too. A change by one process is seen by all, as an edit by hand is.
 #![allow(non_snake_case, reason = "NVML's names")]
 
 use std::ffi::c_int;
@@ -22,7 +22,7 @@ exports! { call call;
     /// At once, with no reset owed: `activation` is success.
     fn nvmlDeviceSetMigMode(device: Handle, mode: u32, activation: Out<c_int>) {
         let gpu = call.gpu(device)?;
-        call.privileged()?;
+        call.admin()?;
         if !gpu.model.knows_mig() {
             return Err(Code::NOT_SUPPORTED);
         }
@@ -49,7 +49,7 @@ exports! { call call;
     }
     fn nvmlGpuInstanceDestroy(instance: Handle) {
         let (gpu, instance) = call.instance(instance)?;
-        call.privileged()?;
+        call.config()?;
         if !instance.compute.is_empty() {
             return Err(Code::IN_USE);
         }
@@ -65,7 +65,7 @@ exports! { call call;
     }
     fn nvmlComputeInstanceDestroy(compute: Handle) {
         let (gpu, instance, compute) = call.compute(compute)?;
-        call.privileged()?;
+        call.config()?;
         change(gpu, |gpu| {
             if let Some(list) = compute_list(gpu, instance.gi, instance.profile.g) {
                 list.retain(|other| other.ci.unwrap_or(0) != compute.ci);
@@ -93,7 +93,7 @@ fn change(gpu: &GpuState, edit: impl FnOnce(&mut Gpu)) -> Result<NodeState, Code
 
 fn create(call: &Call, device: Handle, profile: u32, at: Option<Placement>, instance: Out<Handle>) -> Answer {
     let gpu = call.mig_gpu(device)?;
-    call.privileged()?;
+    call.config()?;
     if instance.is_null() {
         return Err(Code::INVALID_ARGUMENT);
     }
@@ -119,7 +119,7 @@ fn create_compute(
     compute: Out<Handle>,
 ) -> Answer {
     let (gpu, instance) = call.instance(instance)?;
-    call.privileged()?;
+    call.config()?;
     if compute.is_null() {
         return Err(Code::INVALID_ARGUMENT);
     }

@@ -39,9 +39,10 @@ exports! { call call;
             return Err(Code::INVALID_ARGUMENT);
         }
         // A hole is as good as the end: only NOT_FOUND up to the maximum says that nothing comes.
-        let found = gpu.mig.iter().find(|mig| mig.index == index).ok_or(Code::NOT_FOUND)?;
+        let found = gpu.mig.iter().find(|mig| mig.index == index && call.shows(mig));
+        let found = found.ok_or(Code::NOT_FOUND)?;
         call.fault(Some(gpu.index), Some(found.index))?;
-        mig.put(mig_handle(gpu, found)?)
+        mig.put(mig_handle(call, gpu, found)?)
     }
     fn nvmlDeviceGetDeviceHandleFromMigDeviceHandle(mig: Handle, device: Out<Handle>) {
         let (gpu, _) = call.mig(mig)?;
@@ -54,10 +55,10 @@ exports! { call call;
         id.put(call.mig(device)?.1.ci)
     }
     fn nvmlDeviceGetAttributes(device: Handle, attributes: Out<Attributes>) {
-        attributes.put(attributes_of(call.device(device)?)?)
+        attributes.put(attributes_of(call.readable(device)?)?)
     }
     fn nvmlDeviceGetAttributes_v2(device: Handle, attributes: Out<Attributes>) {
-        attributes.put(attributes_of(call.device(device)?)?)
+        attributes.put(attributes_of(call.readable(device)?)?)
     }
 }
 

@@ -7,9 +7,9 @@ use std::{
     sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
-use super::handles::Handles;
+use super::{handles::Handles, rights};
 use crate::{
-    Code, Description, DriverState,
+    Code, Description, DriverState, Right,
     counters::{CLIENTS, Counters},
     driver::CALLS,
     host,
@@ -24,6 +24,8 @@ pub(super) struct Shared {
     /// Clients that initialised and did not shut down.
     pub(super) clients: u32,
     pub(super) handles: Handles,
+    /// Whether the driver tells this process of what happens on GPUs with instances: known at its first `nvmlInit`.
+    pub(super) hears_all: bool,
     /// What the last good description means.
     state: Option<Arc<NodeState>>,
     /// Of the description that was read last, good or bad.
@@ -63,6 +65,13 @@ pub(super) fn count(index: usize) {
     }
 }
 
+/// Notes what a client that initialises NVML may hear. To be called before it counts as one.
+pub(super) fn note_rights(shared: &mut Shared, state: &NodeState) {
+    if shared.clients == 0 {
+        shared.hears_all = [Right::Admin, Right::Monitor].into_iter().any(|right| rights::has(state, right));
+    }
+}
+
 /// Counts a client that comes, or one that goes.
 pub(super) fn count_client(comes: bool) {
     match counters() {
@@ -85,6 +94,7 @@ fn counters() -> Option<&'static Counters> {
 pub(super) fn state() -> Result<Arc<NodeState>, Code> {
     // No node: as if the kernel driver were missing, for that is what the client can say about it.
     let root = root().ok_or(Code::DRIVER_NOT_LOADED)?;
+    rights::check(root)?;
     let file = root.join(DESCRIPTION);
     let stamp = fs::metadata(&file).ok().map(|found| Stamp {
         inode: found.ino(),
@@ -111,11 +121,18 @@ pub(super) fn state() -> Result<Arc<NodeState>, Code> {
     Ok(state)
 }
 
+/// Gives the driver's entries of `proc` another time of change, where the node's kernel does so.
+pub(super) fn move_times(state: &NodeState) {
+    let Some(root) = root().filter(|_| state.proc_times_move) else { return };
+    // Files that go meanwhile have no time any more.
+    let _moved = tree::move_times(&root.join("proc/driver"));
+}
+
 /// The version of this library: that of the driver when it was loaded.
 static OWN_VERSION: OnceLock<String> = OnceLock::new();
 
 /// Says why a description was refused, or that it no longer is.
-fn report(root: &Path, problem: &str) {
+pub(super) fn report(root: &Path, problem: &str) {
     let file = error_file(root);
     let said = fs::read_to_string(&file).unwrap_or_default();
     if said != problem {

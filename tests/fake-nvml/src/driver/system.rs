@@ -37,7 +37,9 @@ pub(super) mod init {
 
     fn start(state: &NodeState) -> Answer {
         node::check_driver(state)?;
-        node::shared().clients += 1;
+        let mut shared = node::shared();
+        node::note_rights(&mut shared, state);
+        shared.clients += 1;
         node::count_client(true);
         Ok(())
     }

@@ -16,6 +16,7 @@ mod faults;
 mod layouts;
 mod lifecycle;
 mod listing;
+mod rights;
 mod topology;
 
 use fake_nvml::{Description, Node};
