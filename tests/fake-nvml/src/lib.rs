@@ -30,6 +30,7 @@
 #![allow(unsafe_code, reason = "a C library has C's pointers; see driver/ffi.rs and host.rs")]
 
 pub mod catalogue;
+mod changes;
 mod codes;
 mod counters;
 mod description;
@@ -37,6 +38,7 @@ mod driver;
 mod error;
 mod event;
 mod host;
+mod incident;
 mod layout;
 mod library;
 mod node;
@@ -48,13 +50,14 @@ mod uuid;
 
 pub use codes::Code;
 pub use description::{
-    Branch, ComputeInstance, Description, DriverState, Fault, Gpu, Instance, NvLinks, NvSwitch, Preset,
-    RecoveryAction, Right, Rights, Topology, UnknownProfile, UnopenableSlices, UnprivilegedEvents,
-    UuidLookup,
+    Branch, ComputeInstance, Description, DriverState, Fault, Gpu, Instance, MigConfigChange, NvLinks,
+    NvSwitch, Preset, RecoveryAction, Right, Rights, Topology, UnknownProfile, UnopenableSlices,
+    UnprivilegedEvents, UuidLookup,
 };
 pub use driver::CALLS;
 pub use error::NodeError;
 pub use event::{Event, EventType};
+pub use incident::Incident;
 pub use library::library_file;
 pub use node::Node;
 pub use state::{ComputeInstanceState, GpuInstanceState, GpuState, MigState, NodeState, Placement};

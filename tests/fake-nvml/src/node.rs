@@ -3,17 +3,17 @@
 use std::{
     collections::BTreeMap,
     fs::{self, OpenOptions},
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
 };
 
 use crate::{
-    Description, Event, NodeError,
+    Description, Event, Incident, NodeError,
     counters::{self, CLIENTS},
     description::{ComputeInstance, Gpu},
     library_file,
     state::{GpuState, NodeState},
-    tree,
+    tree::{self, Tell},
 };
 
 /// The description's file name.
@@ -52,7 +52,7 @@ impl Node {
                 .append(true)
                 .open(&events)
                 .map_err(NodeError::io("make", &events))?;
-            node.write(&description, &state)
+            node.write(&description, &state, Tell::Clients)
         })?;
         Ok(node)
     }
@@ -89,8 +89,21 @@ impl Node {
         self.change(change).map(drop)
     }
 
+    /// As [`Node::update`], for what the driver does not tell of: a reset, or instances that are brought back.
+    pub fn update_untold(&self, change: impl FnOnce(&mut Description)) -> Result<(), NodeError> {
+        self.change_telling(Tell::Nobody, change).map(drop)
+    }
+
     /// As [`Node::update`], and answers what came of it.
     pub(crate) fn change(&self, change: impl FnOnce(&mut Description)) -> Result<NodeState, NodeError> {
+        self.change_telling(Tell::Clients, change)
+    }
+
+    fn change_telling(
+        &self,
+        tell: Tell,
+        change: impl FnOnce(&mut Description),
+    ) -> Result<NodeState, NodeError> {
         tree::locked(&self.root, || {
             let mut description = self.description()?;
             let state = description.resolve()?;
@@ -104,7 +117,7 @@ impl Node {
                 new.generation = generation;
             }
             let state = description.resolve()?;
-            self.write(&description, &state)?;
+            self.write(&description, &state, tell)?;
             Ok(state)
         })
     }
@@ -138,11 +151,17 @@ impl Node {
             file: None,
             problems: vec![format!("event: gpu {} is none of the {} GPUs", event.gpu, gpus.len())],
         })?;
-        let path = self.events_file();
-        let file = OpenOptions::new().append(true).open(&path);
-        // One write, so that lines of two senders do not mix.
-        file.and_then(|mut file| file.write_all(event.line(gpu).as_bytes()))
-            .map_err(NodeError::io("write", &path))
+        tree::append_events(&self.root, &event.line(gpu))
+    }
+
+    /// Has an error of a whole GPU happen: tells clients, and changes the GPU.
+    pub fn strike(&self, incident: &Incident) -> Result<(), NodeError> {
+        let invalid = |problem| NodeError::Invalid { file: None, problems: vec![problem] };
+        let state = self.description()?.resolve()?;
+        let gpu = incident.gpu(&state).map_err(invalid)?;
+        tree::append_events(&self.root, &incident.xids(gpu))?;
+        self.update(|description| incident.change(description))?;
+        tree::append_events(&self.root, &incident.aftermath(gpu))
     }
 
     /// How often each NVML function was called by any process, since the node was made or they were reset.
@@ -186,9 +205,9 @@ impl Node {
         self.root.join(DESCRIPTION)
     }
 
-    fn write(&self, description: &Description, state: &NodeState) -> Result<(), NodeError> {
+    fn write(&self, description: &Description, state: &NodeState, tell: Tell) -> Result<(), NodeError> {
         tree::replace(&self.root, &self.description_file(), description.to_yaml()?.as_bytes())?;
-        tree::write(&self.root, state)
+        tree::write(&self.root, state, tell)
     }
 
     fn counters_file(&self) -> PathBuf {

@@ -14,8 +14,11 @@ use std::{
 };
 
 use crate::{
-    DriverState, NodeError, Right, Rights, host,
+    DriverState, NodeError, Right, Rights,
+    changes::{self, Identities},
+    host,
     layout::{LAST_CI, LAST_GI},
+    node::events_file,
     state::{GpuInstanceState, GpuState, NodeState, ci_minor, gi_minor},
 };
 
@@ -94,10 +97,17 @@ pub(crate) fn replace(root: &Path, path: &Path, contents: &[u8]) -> Result<(), N
     fs::rename(&temporary, path).map_err(NodeError::io("write", path))
 }
 
+/// Whether clients are told of the instances that an edit makes and destroys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tell {
+    Clients,
+    Nobody,
+}
+
 /// Makes the tree as the state has it: writes what differs, removes what is gone. To be called `locked`.
-pub(crate) fn write(root: &Path, state: &NodeState) -> Result<(), NodeError> {
+pub(crate) fn write(root: &Path, state: &NodeState, tell: Tell) -> Result<(), NodeError> {
     let wanted = entries(state);
-    forget_replaced(root, state)?;
+    let changes = forget_replaced(root, state)?;
     for folder in ["proc/driver", "dev/nvidia-caps", "sys/bus/pci/devices"] {
         sweep(root, &root.join(folder), &wanted)?;
     }
@@ -121,12 +131,25 @@ pub(crate) fn write(root: &Path, state: &NodeState) -> Result<(), NodeError> {
             }
         }
     }
+    if tell == Tell::Clients && state.tells_changes() {
+        append_events(root, &changes)?;
+    }
     Ok(())
 }
 
+/// Adds lines to the list of events, in one write, so that lines of two senders do not mix.
+pub(crate) fn append_events(root: &Path, lines: &str) -> Result<(), NodeError> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let path = events_file(root);
+    let file = OpenOptions::new().create(true).append(true).open(&path);
+    file.and_then(|mut file| file.write_all(lines.as_bytes())).map_err(NodeError::io("write", &path))
+}
+
 /// Removes the capability files of instances that are others than those they were written for, so that they are made
-/// anew as the driver does it: another file under the same name.
-fn forget_replaced(root: &Path, state: &NodeState) -> Result<(), NodeError> {
+/// anew as the driver does it: another file under the same name. Answers the events that the driver would send.
+fn forget_replaced(root: &Path, state: &NodeState) -> Result<String, NodeError> {
     let file = control(root).join("instances");
     let before = fs::read_to_string(&file).unwrap_or_default();
     let now = identities(state);
@@ -135,22 +158,27 @@ fn forget_replaced(root: &Path, state: &NodeState) -> Result<(), NodeError> {
         let _infallible = writeln!(text, "{path} {identity}");
     }
     if text == before {
-        return Ok(());
+        return Ok(String::new());
     }
-    for (path, identity) in before.lines().filter_map(|line| line.split_once(' ')) {
+    let before = before.lines().filter_map(|line| line.split_once(' '));
+    let before: Identities = before.map(|(path, identity)| (path.to_owned(), identity.to_owned())).collect();
+    for (path, identity) in &before {
         let replaced = now.get(path).is_some_and(|now| now != identity);
         let file = root.join(path);
         if replaced && file.is_file() {
             fs::remove_file(&file).map_err(NodeError::io("remove", &file))?;
         }
     }
-    replace(root, &file, text.as_bytes())
+    replace(root, &file, text.as_bytes())?;
+    let lines = state.gpus.iter().map(|gpu| changes::lines(&gpu_folder(gpu), gpu, &before, &now));
+    Ok(lines.collect())
 }
 
-/// By capability file: which instance it belongs to.
-fn identities(state: &NodeState) -> BTreeMap<String, String> {
-    let mut identities = BTreeMap::new();
+/// By folder and capability file: which GPU or instance it belongs to.
+fn identities(state: &NodeState) -> Identities {
+    let mut identities = Identities::new();
     for gpu in &state.gpus {
+        identities.insert(gpu_folder(gpu), changes::gpu_identity(gpu));
         for instance in &gpu.instances {
             let folder = instance_folder(gpu, instance);
             let place = instance.placement;
@@ -167,8 +195,12 @@ fn identities(state: &NodeState) -> BTreeMap<String, String> {
     identities
 }
 
+fn gpu_folder(gpu: &GpuState) -> String {
+    format!("proc/driver/nvidia/capabilities/gpu{}/mig", gpu.minor)
+}
+
 fn instance_folder(gpu: &GpuState, instance: &GpuInstanceState) -> String {
-    format!("proc/driver/nvidia/capabilities/gpu{}/mig/gi{}", gpu.minor, instance.gi)
+    format!("{}/gi{}", gpu_folder(gpu), instance.gi)
 }
 
 fn make_parent(path: &Path) -> Result<(), NodeError> {

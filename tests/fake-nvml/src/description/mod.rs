@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use instance::{ComputeInstance, Instance, UnknownProfile};
-pub use rights::{Right, Rights, UnopenableSlices, UnprivilegedEvents, UuidLookup};
+pub use rights::{MigConfigChange, Right, Rights, UnopenableSlices, UnprivilegedEvents, UuidLookup};
 pub use topology::{Branch, NvLinks, NvSwitch, Preset, Topology};
 
 use crate::{Code, EventType, NodeError, driver::CALLS, state::NodeState, suggest};
@@ -42,6 +42,12 @@ pub struct Description {
     pub unprivileged_events: UnprivilegedEvents,
     /// What a look-up by UUID does while a GPU is lost.
     pub uuid_lookup: UuidLookup,
+    /// When clients hear of a `MigConfigChange`.
+    pub mig_config_change: MigConfigChange,
+    /// `MigConfigChange` can be registered only for GPUs in MIG mode.
+    pub mig_event_needs_mig: bool,
+    /// What the driver asks for to recover the whole node: every GPU shows it.
+    pub recovery_action: RecoveryAction,
     /// Which versions of the GPU instance profile query the driver knows; an old one knows only 1.
     pub profile_info_versions: Vec<u32>,
     /// The GPUs, by NVML index.
@@ -157,6 +163,26 @@ pub enum RecoveryAction {
     RecoverImex = 5,
 }
 
+impl RecoveryAction {
+    /// Whether the driver asks for it on behalf of the whole node.
+    fn is_of_node(self) -> bool {
+        matches!(self, Self::None | Self::Reboot | Self::RecoverImex)
+    }
+
+    /// The weightier of two, which is what the driver tells.
+    pub(crate) fn or(self, other: Self) -> Self {
+        let weight = |action| match action {
+            Self::Reboot => 5,
+            Self::Reset => 4,
+            Self::DrainAndReset => 3,
+            Self::DrainP2p => 2,
+            Self::RecoverImex => 1,
+            Self::None => 0,
+        };
+        if weight(other) > weight(self) { other } else { self }
+    }
+}
+
 /// Something that goes wrong, or takes long, in some calls.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -229,6 +255,9 @@ impl Default for Description {
             unopenable_slices: UnopenableSlices::default(),
             unprivileged_events: UnprivilegedEvents::default(),
             uuid_lookup: UuidLookup::default(),
+            mig_config_change: MigConfigChange::default(),
+            mig_event_needs_mig: false,
+            recovery_action: RecoveryAction::None,
             profile_info_versions: vec![1, 2, 3],
             gpus: Vec::new(),
             topology: Topology::default(),
@@ -392,6 +421,12 @@ impl Description {
         }
         if let Some(version) = self.profile_info_versions.iter().find(|version| !(1..=3).contains(*version)) {
             problems.push(format!("profileInfoVersions: {version} is none; allowed: 1, 2, 3"));
+        }
+        if !self.recovery_action.is_of_node() {
+            problems.push(
+                "recoveryAction: the node's can be none, reboot or recoverImex; others are a GPU's"
+                    .to_owned(),
+            );
         }
         if self.unprivileged && (self.rights != Rights::default() || self.openable.is_some()) {
             problems

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     Code, UnprivilegedEvents,
-    event::{self, NO_INSTANCE, Received},
+    event::{self, MIG_CONFIG_CHANGE, NO_INSTANCE, Received},
     host::Watch,
     node::events_file,
     state::GpuState,
@@ -60,6 +60,9 @@ exports! { call call;
         // Only whole GPUs are reported on.
         let Device::Gpu(gpu) = call.device(device)? else { return Err(Code::NOT_SUPPORTED) };
         if types & !supported(gpu) != 0 {
+            return Err(Code::NOT_SUPPORTED);
+        }
+        if types & MIG_CONFIG_CHANGE != 0 && call.state.mig_event_needs_mig && !gpu.mig_mode {
             return Err(Code::NOT_SUPPORTED);
         }
         set.register(gpu, types);

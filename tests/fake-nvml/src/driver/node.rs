@@ -15,7 +15,7 @@ use crate::{
     host,
     node::{DESCRIPTION, counters_file, error_file},
     state::NodeState,
-    tree,
+    tree::{self, Tell},
 };
 
 /// What the process shares. Held only for moments: never while a call waits or is delayed.
@@ -108,7 +108,7 @@ pub(super) fn state() -> Result<Arc<NodeState>, Code> {
             Ok(state) => {
                 shared.handles.forget_gone(&state);
                 // A node that this process may not write plays on with the files it has.
-                let _written = tree::locked(root, || tree::write(root, &state));
+                let _written = tree::locked(root, || tree::write(root, &state, Tell::Clients));
                 shared.state = Some(Arc::new(state));
                 report(root, "");
             }

@@ -17,6 +17,7 @@ mod layouts;
 mod lifecycle;
 mod listing;
 mod rights;
+mod told;
 mod topology;
 
 use fake_nvml::{Description, Node};
