@@ -224,3 +224,15 @@ async fn preferred_allocation_never_fails() {
     wait_until(|| rig.plugin.log().contains("PreStartContainer"), "a debug line per call").await;
     rig.finish().await;
 }
+
+#[tokio::test]
+async fn a_kernel_that_gives_files_of_proc_a_new_time_with_every_look_costs_no_allocation() {
+    let mut description = Description::h100s(1).with_mig(0, &["1g.10gb"]);
+    description.proc_times_move = true;
+    let rig = Rig::mixed(&description).await;
+    let resource = mig("1g.10gb");
+    rig.wait_for_counts(&[(&resource, 1)]).await;
+    rig.plugin.wait_for_log(&["WARN", "before 4.17"]).await;
+    rig.kubelet.run_pod(pod("training", &resource, 1)).await.unwrap();
+    rig.finish().await;
+}

@@ -29,6 +29,10 @@ pub struct NodeState {
     pub cuda_version: i32,
     /// Whether the kernel driver is there.
     pub driver: DriverState,
+    /// Whether a MIG device's handle names whatever is at its MIG index.
+    pub handles_reused: bool,
+    /// Whether entries of `proc` get another time of change with each call.
+    pub proc_times_move: bool,
     /// What clients may do.
     pub rights: Rights,
     /// Minors of the capability nodes of instances that clients can open, where not all.
@@ -195,6 +199,8 @@ impl NodeState {
             driver_version: description.driver_version.clone(),
             cuda_version: description.cuda().unwrap_or(0),
             driver: description.driver,
+            handles_reused: description.handles_reused,
+            proc_times_move: description.proc_times_move,
             rights: if none { Rights::Held(Vec::new()) } else { description.rights.clone() },
             openable: if none { Some(Vec::new()) } else { description.openable.clone() },
             unopenable_slices: description.unopenable_slices,

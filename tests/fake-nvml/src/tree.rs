@@ -10,7 +10,7 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{self as unix_fs, FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use crate::{
@@ -208,6 +208,25 @@ fn make_parent(path: &Path) -> Result<(), NodeError> {
         Some(parent) => fs::create_dir_all(parent).map_err(NodeError::io("make", parent)),
         None => Ok(()),
     }
+}
+
+/// Gives each file below the folder another time of change than it has.
+pub(crate) fn move_times(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let before = fs::symlink_metadata(&path)?;
+        if before.is_dir() {
+            move_times(&path)?;
+            continue;
+        }
+        let time = |found: &fs::Metadata| (found.ctime(), found.ctime_nsec());
+        // The clock for files moves in steps of some milliseconds.
+        while time(&fs::symlink_metadata(&path)?) == time(&before) {
+            host::pause(Duration::from_millis(1));
+            fs::set_permissions(&path, before.permissions())?;
+        }
+    }
+    Ok(())
 }
 
 /// `proc/self` is a folder of the fake's or a link to the reader's own: removes the one that is not wanted.

@@ -33,6 +33,13 @@ pub struct Description {
     /// Clients have none of the rights and can open no capability node.
     #[serde(skip_serializing_if = "is_false")]
     pub unprivileged: bool,
+    /// A MIG device's handle names whatever is at its MIG index, also after the device was destroyed.
+    #[serde(skip_serializing_if = "is_false")]
+    pub handles_reused: bool,
+    /// The entries of `proc` get another time of change with each call, as kernels before 4.17 give them one with each
+    /// look.
+    #[serde(skip_serializing_if = "is_false")]
+    pub proc_times_move: bool,
     /// Minors of the capability nodes of instances that clients can open; all where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub openable: Option<Vec<u32>>,
@@ -251,6 +258,8 @@ impl Default for Description {
             driver: DriverState::Loaded,
             rights: Rights::default(),
             unprivileged: false,
+            handles_reused: false,
+            proc_times_move: false,
             openable: None,
             unopenable_slices: UnopenableSlices::default(),
             unprivileged_events: UnprivilegedEvents::default(),

@@ -45,7 +45,9 @@ impl Id {
 /// Runs the body of a function that needs no initialised NVML. Only faults that name it apply.
 pub(super) fn init(id: &Id, body: impl FnOnce(&Call) -> Answer) -> c_int {
     answer(id, |name| {
-        let call = Call { name, exempt: true, state: node::state()? };
+        let state = node::state()?;
+        node::move_times(&state);
+        let call = Call { name, exempt: true, state };
         call.fault(None, None)?;
         body(&call)
     })
@@ -58,6 +60,7 @@ pub(super) fn call(id: &Id, body: impl FnOnce(&Call) -> Answer) -> c_int {
             return Err(Code::UNINITIALIZED);
         }
         let state = node::state()?;
+        node::move_times(&state);
         // A set that cannot be freed says nothing about the driver, and clients free them in destructors: so it can be
         // given back when the driver has gone, too.
         let exempt = name == "nvmlEventSetFree";
@@ -179,6 +182,12 @@ impl Call {
                 self.fault(Some(gpu.index), Some(mig.index))?;
                 Ok(Device::Mig(gpu, mig))
             }
+            Object::Slot(uuid, index) => {
+                let gpu = self.state.gpus.iter().find(|gpu| gpu.uuid == uuid).ok_or(Code::GPU_IS_LOST)?;
+                let mig = gpu.mig.iter().find(|mig| mig.index == index).ok_or(Code::INVALID_ARGUMENT)?;
+                self.fault(Some(gpu.index), Some(mig.index))?;
+                Ok(Device::Mig(gpu, mig))
+            }
             Object::Instance(_) | Object::Compute(..) => Err(Code::INVALID_ARGUMENT),
         }
     }
@@ -286,7 +295,10 @@ pub(super) fn compute_handle(gpu: &GpuState, instance: &GpuInstanceState, ci: u3
 }
 
 /// A MIG device's handle.
-pub(super) fn mig_handle(gpu: &GpuState, mig: &MigState) -> Result<Handle, Code> {
+pub(super) fn mig_handle(call: &Call, gpu: &GpuState, mig: &MigState) -> Result<Handle, Code> {
+    if call.state.handles_reused {
+        return Ok(node::shared().handles.of(Object::Slot(gpu.uuid.clone(), mig.index)));
+    }
     let instance = gpu.instance(mig.gi).ok_or(Code::NOT_FOUND)?;
     Ok(node::shared().handles.of(Object::Mig(key(gpu, instance), mig.ci)))
 }

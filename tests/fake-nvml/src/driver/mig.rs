@@ -42,7 +42,7 @@ exports! { call call;
         let found = gpu.mig.iter().find(|mig| mig.index == index && call.shows(mig));
         let found = found.ok_or(Code::NOT_FOUND)?;
         call.fault(Some(gpu.index), Some(found.index))?;
-        mig.put(mig_handle(gpu, found)?)
+        mig.put(mig_handle(call, gpu, found)?)
     }
     fn nvmlDeviceGetDeviceHandleFromMigDeviceHandle(mig: Handle, device: Out<Handle>) {
         let (gpu, _) = call.mig(mig)?;

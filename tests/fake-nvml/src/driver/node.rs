@@ -121,6 +121,13 @@ pub(super) fn state() -> Result<Arc<NodeState>, Code> {
     Ok(state)
 }
 
+/// Gives the driver's entries of `proc` another time of change, where the node's kernel does so.
+pub(super) fn move_times(state: &NodeState) {
+    let Some(root) = root().filter(|_| state.proc_times_move) else { return };
+    // Files that go meanwhile have no time any more.
+    let _moved = tree::move_times(&root.join("proc/driver"));
+}
+
 /// The version of this library: that of the driver when it was loaded.
 static OWN_VERSION: OnceLock<String> = OnceLock::new();
 
