@@ -168,7 +168,8 @@ impl Outlook {
         let began = Moment(began.saturating_duration_since(self.known.epoch));
         let findings = self.known.health.take_inventory(&inventory, &self.policy.health, began);
         told::findings(&findings);
-        self.told.of_unplaced(&findings);
+        self.told.of_unknown_instances(&findings);
+        self.told.of_cautions(&inventory);
         let changed = previous.as_deref() != Some(&inventory) || self.no_driver.is_some();
         self.known.inventory = Some(Arc::new(inventory));
         self.no_driver = None;

@@ -34,6 +34,7 @@ mod changes;
 mod codes;
 mod counters;
 mod description;
+mod device_file;
 mod driver;
 mod error;
 mod event;
@@ -50,7 +51,7 @@ mod uuid;
 
 pub use codes::Code;
 pub use description::{
-    Branch, ComputeInstance, Description, DriverState, Fault, Gpu, Instance, MigConfigChange, NvLinks,
+    Branch, ComputeInstance, Description, DriverState, Fault, Gpu, Instance, MigConfigChange, Nodes, NvLinks,
     NvSwitch, Preset, RecoveryAction, Right, Rights, Topology, UnknownProfile, UnopenableSlices,
     UnprivilegedEvents, UuidLookup,
 };

@@ -40,6 +40,11 @@ enum Command {
     Event(EventArgs),
     /// Have an error of a whole GPU happen: events, and what becomes of the GPU.
     Fail(FailArgs),
+    /// Make the device nodes of all instances, as nvidia-modprobe does when it is told to.
+    Nodes {
+        /// The node's folder.
+        dir: PathBuf,
+    },
     /// Load another version of the driver, with a library of its own.
     Upgrade {
         /// The node's folder.
@@ -154,6 +159,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Box<dyn std::error:
         Command::List { dir } => list(&Node::open(dir)?.description()?.resolve()?, out)?,
         Command::Event(event) => send(&event)?,
         Command::Fail(args) => fail(&args)?,
+        Command::Nodes { dir } => Node::open(dir)?.make_nodes()?,
         Command::Upgrade { dir, version } => Node::open(dir)?.upgrade_driver(&version)?,
         Command::Counters { dir, reset } => {
             let node = Node::open(dir)?;

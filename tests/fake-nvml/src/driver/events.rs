@@ -193,6 +193,7 @@ fn wait(call: &Call, set: Handle, nowhere: bool, timeout_ms: u32) -> Result<Even
         if left.is_zero() {
             return Err(Code::TIMEOUT);
         }
+        let left = node::coming_in().map_or(left, |soon| left.min(soon));
         match &set.watch {
             Some(watch) => watch.wait(left),
             None => crate::host::pause(left.min(UNWATCHED)),

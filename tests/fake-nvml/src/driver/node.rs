@@ -5,17 +5,18 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{Duration, Instant},
 };
 
 use super::{handles::Handles, rights};
 use crate::{
-    Code, Description, DriverState, Right,
+    Code, Description, DriverState, NodeError, Nodes, Right,
     counters::{CLIENTS, Counters},
     driver::CALLS,
     host,
     node::{DESCRIPTION, counters_file, error_file},
     state::NodeState,
-    tree::{self, Tell},
+    tree::{self, Written},
 };
 
 /// What the process shares. Held only for moments: never while a call waits or is delayed.
@@ -30,6 +31,17 @@ pub(super) struct Shared {
     state: Option<Arc<NodeState>>,
     /// Of the description that was read last, good or bad.
     stamp: Option<Stamp>,
+    /// What an edit by hand means, and when NVML is to show it: the files are ahead.
+    coming: Option<Coming>,
+}
+
+/// A state that NVML is about to show.
+#[derive(Debug)]
+struct Coming {
+    due: Instant,
+    state: Arc<NodeState>,
+    /// What clients are told then.
+    events: String,
 }
 
 /// Tells one content of a file from the next.
@@ -104,21 +116,47 @@ pub(super) fn state() -> Result<Arc<NodeState>, Code> {
     let mut shared = shared();
     if stamp.is_some() && stamp != shared.stamp {
         shared.stamp = stamp;
-        match Description::read(&file).and_then(|description| description.resolve()) {
-            Ok(state) => {
-                shared.handles.forget_gone(&state);
-                // A node that this process may not write plays on with the files it has.
-                let _written = tree::locked(root, || tree::write(root, &state, Tell::Clients));
-                shared.state = Some(Arc::new(state));
+        let read = || Description::read(&file).and_then(|description| description.resolve());
+        // Read while nobody writes, so that the files are not made as they were before. A node that this process may
+        // not write plays on with the files it has.
+        let written = tree::locked(root, || {
+            let state = read()?;
+            let written = tree::write(root, &state).unwrap_or_default();
+            Ok((state, written))
+        });
+        let now = match written {
+            Err(NodeError::Io { .. }) => read().map(|state| (state, Written::default())),
+            other => other,
+        };
+        match now {
+            Ok((state, written)) => {
+                let waits = written.files_changed && shared.state.is_some();
+                let gap = if waits { state.file_gap } else { Duration::ZERO };
+                shared.coming = Some(Coming {
+                    due: Instant::now() + gap,
+                    state: Arc::new(state),
+                    events: written.events,
+                });
                 report(root, "");
             }
             Err(error) => report(root, &format!("{error}\n")),
         }
     }
+    if let Some(coming) = shared.coming.take_if(|coming| coming.due <= Instant::now()) {
+        shared.handles.forget_gone(&coming.state);
+        shared.state = Some(coming.state);
+        // The driver tells of it when it is done.
+        let _told = tree::append_events(root, &coming.events);
+    }
     let state = shared.state.clone().ok_or(Code::UNKNOWN)?;
     // Statics are made anew whenever the library is loaded, and not when it only is opened again.
     OWN_VERSION.get_or_init(|| state.driver_version.clone());
     Ok(state)
+}
+
+/// How long it is until there is more to show; `None` where nothing is coming.
+pub(super) fn coming_in() -> Option<Duration> {
+    shared().coming.as_ref().map(|coming| coming.due.saturating_duration_since(Instant::now()))
 }
 
 /// Gives the driver's entries of `proc` another time of change, where the node's kernel does so.
@@ -150,5 +188,14 @@ pub(super) fn check_driver(state: &NodeState) -> Result<(), Code> {
         DriverState::Loaded => Ok(()),
         DriverState::NotLoaded => Err(Code::DRIVER_NOT_LOADED),
         DriverState::VersionMismatch => Err(Code::LIB_RM_VERSION_MISMATCH),
+    }
+}
+
+/// Makes the device nodes of capabilities that a client asks for, as NVIDIA's library does, where the node's
+/// description leaves it to the library.
+pub(super) fn make_nodes(state: &NodeState, minors: &[u32]) {
+    if let (Nodes::OnUse, Some(root)) = (state.nodes, root()) {
+        // Where this process may make none, there are none: the slice is shown all the same.
+        let _made = minors.iter().try_for_each(|minor| tree::make_capability_node(root, *minor));
     }
 }
