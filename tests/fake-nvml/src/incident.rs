@@ -1,7 +1,7 @@
 //! Errors of a whole GPU, as the driver reports them: once for each channel, as if of the first instance.
 
 use crate::{
-    Description, Event, Fault, RecoveryAction,
+    Description, Event, Lost, RecoveryAction,
     catalogue::Architecture,
     state::{GpuState, NodeState},
 };
@@ -95,7 +95,7 @@ impl Incident {
     /// What becomes of the GPU.
     pub(crate) fn change(self, description: &mut Description) {
         match self.kind {
-            Kind::Lost => description.faults.push(Fault::error("*", "GPU_IS_LOST").on_gpu(self.gpu)),
+            Kind::Lost => description.gpu(self.gpu as usize).lost = Lost::IsLost,
             Kind::GspCrash | Kind::GspFatal => {
                 description.gpu(self.gpu as usize).recovery_action = RecoveryAction::Reset;
             }

@@ -31,6 +31,7 @@
 
 pub mod catalogue;
 mod changes;
+mod clients;
 mod codes;
 mod counters;
 mod description;
@@ -43,17 +44,20 @@ mod incident;
 mod layout;
 mod library;
 mod node;
+mod reset;
 pub mod state;
 mod suggest;
+mod times;
 pub mod topology;
 mod tree;
 mod uuid;
 
+pub use clients::Client;
 pub use codes::Code;
 pub use description::{
-    Branch, ComputeInstance, Description, DriverState, Fault, Gpu, Instance, MigConfigChange, Nodes, NvLinks,
-    NvSwitch, Preset, RecoveryAction, Right, Rights, Topology, UnknownProfile, UnopenableSlices,
-    UnprivilegedEvents, UuidLookup,
+    AfterReset, Branch, ComputeInstance, Description, DriverState, Fault, Gpu, Instance, Lost,
+    MigConfigChange, MigOff, Nodes, NvLinks, NvSwitch, Preset, Process, RecoveryAction, Right, Rights,
+    Topology, UnknownProfile, UnopenableSlices, UnprivilegedEvents, UuidLookup,
 };
 pub use driver::CALLS;
 pub use error::NodeError;

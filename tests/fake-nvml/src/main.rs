@@ -40,6 +40,19 @@ enum Command {
     Event(EventArgs),
     /// Have an error of a whole GPU happen: events, and what becomes of the GPU.
     Fail(FailArgs),
+    /// Reset a GPU, or all of them, as `nvidia-smi -r` does.
+    Reset {
+        /// The node's folder.
+        dir: PathBuf,
+        /// Index of the GPU; all of them where it is left out.
+        #[arg(long)]
+        gpu: Option<u32>,
+    },
+    /// Reboot the node, once no client is there any more.
+    Reboot {
+        /// The node's folder.
+        dir: PathBuf,
+    },
     /// Make the device nodes of all instances, as nvidia-modprobe does when it is told to.
     Nodes {
         /// The node's folder.
@@ -159,6 +172,8 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Box<dyn std::error:
         Command::List { dir } => list(&Node::open(dir)?.description()?.resolve()?, out)?,
         Command::Event(event) => send(&event)?,
         Command::Fail(args) => fail(&args)?,
+        Command::Reset { dir, gpu } => Node::open(dir)?.reset(gpu)?,
+        Command::Reboot { dir } => Node::open(dir)?.reboot()?,
         Command::Nodes { dir } => Node::open(dir)?.make_nodes()?,
         Command::Upgrade { dir, version } => Node::open(dir)?.upgrade_driver(&version)?,
         Command::Counters { dir, reset } => {
@@ -166,7 +181,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Box<dyn std::error:
             for (name, count) in node.counters()? {
                 writeln!(out, "{count:8} {name}")?;
             }
-            writeln!(out, "{:8} clients that have not shut NVML down", node.clients()?)?;
+            writeln!(out, "{:8} clients that have NVML open", node.clients()?)?;
             if reset {
                 node.reset_counters()?;
             }

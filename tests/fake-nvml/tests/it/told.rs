@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use fake_nvml::{Description, Fault, Incident, Instance, MigConfigChange, Node, RecoveryAction};
+use fake_nvml::{Description, Incident, Instance, MigConfigChange, Node, RecoveryAction};
 use nvml_wrapper_sys::bindings as sys;
 
 use crate::{
@@ -174,6 +174,10 @@ fn every_gpu_shows_what_the_node_needs_unless_it_needs_more() {
         node.update(|d| d.recovery_action = of_node).unwrap();
         assert_eq!(actions(), expected);
     }
+    call!(client, nvmlShutdown()).unwrap();
+    node.reboot().unwrap();
+    call!(client, nvmlInit_v2()).unwrap();
+    assert_eq!(actions(), [0, 0], "that was what it needed");
     let refused = node.update(|d| d.recovery_action = RecoveryAction::Reset).unwrap_err().to_string();
     assert!(refused.contains("the node's can be none, reboot or recoverImex"), "{refused}");
 }
@@ -186,9 +190,4 @@ fn keys_about_events_go_both_ways() {
     assert_eq!(description.mig_config_change, MigConfigChange::WhenTold);
     let refused = Description::parse("migConfigChange: never\n").unwrap_err().to_string();
     assert!(refused.contains("expected one of onChange, whenTold"), "{refused}");
-    // A fault that is there stays.
-    let faults = [Fault::error("*", "UNKNOWN").on_gpu(0)];
-    let (_folder, node) = node(&Description::h100s(1).with_faults(faults.clone()));
-    node.strike(&Incident::lost()).unwrap();
-    assert_eq!(node.description().unwrap().faults[..1], faults);
 }
