@@ -551,7 +551,8 @@ pub(super) const GROUPS: &[Group] = &[
                 "",
                 "sharing.timeSlicing.resources[].devices",
                 Kind::Devices,
-                "which devices are shared; the others stay whole under the first name",
+                "which devices are shared; the others stay whole under the first name. A number keeps to those that were \
+                 shared before, and after a restart to what pods hold",
             )
             .or("all"),
             Setting::new("", "sharing.mps", Kind::Refused(MPS), "refused"),

@@ -1,6 +1,6 @@
 //! What should be offered: from what the driver says, the health of devices, and the configuration.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::told::{self, Told};
 use crate::cdi::Cdi;
 use crate::health::{Health, HealthEvent, Moment, Outcome, Rule, rule_for};
 use crate::inventory::Inventory;
-use crate::resource::{Reason, ResourceSet, resolve};
+use crate::resource::{DeviceId, Earlier, Reason, ResourceSet, resolve_after};
 
 /// How often the CDI specification is looked after, and how soon one that is not complete or could not be written:
 /// what it consists of is in places that the driver's thread does not look at.
@@ -29,11 +29,17 @@ pub struct Knowledge {
     epoch: Instant,
     inventory: Option<Arc<Inventory>>,
     health: Health,
+    earlier: Earlier,
 }
 
 impl Default for Knowledge {
     fn default() -> Self {
-        Self { epoch: Instant::now(), inventory: None, health: Health::default() }
+        Self {
+            epoch: Instant::now(),
+            inventory: None,
+            health: Health::default(),
+            earlier: Earlier::default(),
+        }
     }
 }
 
@@ -242,6 +248,13 @@ impl Outlook {
         }
     }
 
+    /// Takes what pods hold: what is shared and what is not should not change under them.
+    pub(super) fn take_held(&mut self, held: BTreeSet<DeviceId>) {
+        if self.known.earlier.take_held(held) {
+            self.resolve();
+        }
+    }
+
     /// How long nothing has to be done; `None`: for ever.
     pub(super) fn pause(&self) -> Option<Duration> {
         let cdi = self.cdi_again.map(|at| at.saturating_duration_since(Instant::now()));
@@ -274,10 +287,11 @@ impl Outlook {
     /// device that a container runtime cannot resolve.
     fn resolve(&mut self) {
         let Some(inventory) = &self.known.inventory else { return };
-        let mut resolved = resolve(inventory, &self.policy.offer);
+        let mut resolved = resolve_after(inventory, &self.policy.offer, &self.known.earlier);
         let complete = !self.by_cdi || mark_incomplete(&mut resolved, &mut self.cdi, inventory);
         self.cdi_again = self.by_cdi.then(|| Instant::now() + if complete { CDI_LOOK } else { CDI_AGAIN });
         self.told.of_offer(&self.resolved, &resolved, self.policy.offer.strategy);
+        self.known.earlier.take_offer(&resolved);
         self.resolved = resolved;
         self.mark();
     }
