@@ -62,7 +62,10 @@ fn nodes_are_looked_at_here_and_named_as_on_the_host() {
             || path.starts_with("/proc")
     };
     let answer = allocate(NAME, &devices(), &ids, &rules, Path::new("/driver-root"), here).unwrap();
-    assert_eq!(container_paths(&answer), ["/dev/nvidia0", "/dev/nvidia-caps/nvidia-cap66", "/dev/nvidia-caps/nvidia-cap67"]);
+    assert_eq!(
+        container_paths(&answer),
+        ["/dev/nvidia0", "/dev/nvidia-caps/nvidia-cap66", "/dev/nvidia-caps/nvidia-cap67"]
+    );
     assert_eq!(answer.nodes[0].host_path, Path::new("/run/nvidia/driver/dev/nvidia0"));
 }
 
