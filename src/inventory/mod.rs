@@ -226,13 +226,13 @@ pub enum RecoveryAction {
     None,
     /// A reset of the GPU.
     Reset,
-    /// A reboot of the node.
+    /// A reboot of the node: every GPU of it shows this.
     Reboot,
     /// An end of its peer-to-peer traffic.
     DrainP2p,
     /// An end of its work, then a reset.
     DrainAndReset,
-    /// A recovery of its IMEX domain.
+    /// A recovery of the node's IMEX domain: every GPU of it shows this.
     RecoverImex,
     /// Something newer than this program.
     Other(u32),
@@ -261,7 +261,7 @@ impl fmt::Display for RecoveryAction {
             Self::Reboot => "a reboot of the node",
             Self::DrainP2p => "an end of its peer-to-peer traffic",
             Self::DrainAndReset => "an end of its work and then a reset of the GPU",
-            Self::RecoverImex => "a recovery of its IMEX domain",
+            Self::RecoverImex => "a recovery of the node's IMEX domain",
             Self::Other(number) => return write!(f, "recovery action {number}"),
         })
     }

@@ -30,3 +30,4 @@ mod slices;
 mod sockets;
 mod strategies;
 mod trouble;
+mod whole_gpu;

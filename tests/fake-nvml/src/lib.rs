@@ -30,6 +30,7 @@
 #![allow(unsafe_code, reason = "a C library has C's pointers; see driver/ffi.rs and host.rs")]
 
 pub mod catalogue;
+mod clients;
 mod codes;
 mod counters;
 mod description;
@@ -40,17 +41,20 @@ mod host;
 mod layout;
 mod library;
 mod node;
+mod reset;
 pub mod state;
 mod suggest;
+mod times;
 pub mod topology;
 mod tree;
 mod uuid;
 
+pub use clients::Client;
 pub use codes::Code;
 pub use description::{
-    Branch, ComputeInstance, Description, DriverState, Fault, Gpu, Instance, Nodes, NvLinks, NvSwitch,
-    Preset, RecoveryAction, Right, Rights, Topology, UnknownProfile, UnopenableSlices, UnprivilegedEvents,
-    UuidLookup,
+    AfterReset, Branch, ComputeInstance, Description, DriverState, Fault, Gpu, Instance, Lost, MigOff, Nodes,
+    NvLinks, NvSwitch, Preset, Process, RecoveryAction, Right, Rights, Topology, UnknownProfile,
+    UnopenableSlices, UnprivilegedEvents, UuidLookup,
 };
 pub use driver::CALLS;
 pub use error::NodeError;

@@ -38,6 +38,19 @@ enum Command {
     },
     /// Send an event to every client that waits for it.
     Event(EventArgs),
+    /// Reset a GPU, or all of them, as `nvidia-smi -r` does.
+    Reset {
+        /// The node's folder.
+        dir: PathBuf,
+        /// Index of the GPU; all of them where it is left out.
+        #[arg(long)]
+        gpu: Option<u32>,
+    },
+    /// Reboot the node, once no client is there any more.
+    Reboot {
+        /// The node's folder.
+        dir: PathBuf,
+    },
     /// Make the device nodes of all instances, as nvidia-modprobe does when it is told to.
     Nodes {
         /// The node's folder.
@@ -129,6 +142,8 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Box<dyn std::error:
         Command::Check { node } => list(&Description::read(node)?.resolve()?, out)?,
         Command::List { dir } => list(&Node::open(dir)?.description()?.resolve()?, out)?,
         Command::Event(event) => send(&event)?,
+        Command::Reset { dir, gpu } => Node::open(dir)?.reset(gpu)?,
+        Command::Reboot { dir } => Node::open(dir)?.reboot()?,
         Command::Nodes { dir } => Node::open(dir)?.make_nodes()?,
         Command::Upgrade { dir, version } => Node::open(dir)?.upgrade_driver(&version)?,
         Command::Counters { dir, reset } => {
@@ -136,7 +151,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Box<dyn std::error:
             for (name, count) in node.counters()? {
                 writeln!(out, "{count:8} {name}")?;
             }
-            writeln!(out, "{:8} clients that have not shut NVML down", node.clients()?)?;
+            writeln!(out, "{:8} clients that have NVML open", node.clients()?)?;
             if reset {
                 node.reset_counters()?;
             }

@@ -8,8 +8,7 @@ use std::{
 };
 
 use crate::{
-    Description, Event, NodeError,
-    counters::{self, CLIENTS},
+    Description, Event, NodeError, counters,
     description::{ComputeInstance, Gpu},
     host, library_file,
     state::{GpuState, NodeState},
@@ -93,12 +92,23 @@ impl Node {
 
     /// As [`Node::update`], and answers what came of it.
     pub(crate) fn change(&self, change: impl FnOnce(&mut Description)) -> Result<NodeState, NodeError> {
+        self.try_change(|description, _| {
+            change(description);
+            Ok(())
+        })
+    }
+
+    /// As [`Node::change`], with what was there before, and for a change that may be refused.
+    pub(crate) fn try_change(
+        &self,
+        change: impl FnOnce(&mut Description, &NodeState) -> Result<(), NodeError>,
+    ) -> Result<NodeState, NodeError> {
         tree::locked(&self.root, || {
             let mut description = self.description()?;
             let state = description.resolve()?;
             pin(&mut description, &state);
             let generation = last_generation(&description) + 1;
-            change(&mut description);
+            change(&mut description, &state)?;
             let mut description = description.expanded();
             // All that were there have an ID by now.
             let instances = description.gpus.iter_mut().flat_map(|gpu| &mut gpu.layout);
@@ -154,20 +164,13 @@ impl Node {
 
     /// How often each NVML function was called by any process, since the node was made or they were reset.
     pub fn counters(&self) -> Result<BTreeMap<String, u64>, NodeError> {
-        let mut counters = self.all_counters()?;
-        counters.remove(CLIENTS);
-        Ok(counters)
-    }
-
-    /// How many clients have initialised NVML and not shut it down: the driver cannot be reset while there are any.
-    /// One that was killed stays counted.
-    pub fn clients(&self) -> Result<u64, NodeError> {
-        Ok(self.all_counters()?.get(CLIENTS).copied().unwrap_or(0))
-    }
-
-    fn all_counters(&self) -> Result<BTreeMap<String, u64>, NodeError> {
         let path = self.counters_file();
         counters::read(&path).map_err(NodeError::io("read", &path))
+    }
+
+    /// How many clients have NVML open, each counted once: the driver cannot be unloaded while there are any.
+    pub fn clients(&self) -> Result<u64, NodeError> {
+        Ok(self.client_list()?.len() as u64)
     }
 
     /// Sets every count to zero.

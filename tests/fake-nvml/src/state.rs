@@ -9,8 +9,8 @@ use crate::{
     DriverState, EventType, NodeError,
     catalogue::{self, Model, Profile},
     description::{
-        Description, Fault, Gpu, Nodes, RecoveryAction, Rights, UnopenableSlices, UnprivilegedEvents,
-        UuidLookup,
+        Description, Fault, Gpu, MigOff, Nodes, Process, RecoveryAction, Rights, UnopenableSlices,
+        UnprivilegedEvents, UuidLookup,
     },
     layout, suggest,
     topology::Connections,
@@ -54,6 +54,8 @@ pub struct NodeState {
     pub nodes: Nodes,
     /// How long capability files are ahead of what NVML lists.
     pub file_gap: Duration,
+    /// What switching MIG mode off does while there are instances.
+    pub mig_off_with_instances: MigOff,
     /// How they are connected.
     pub connections: Connections,
     /// What goes wrong.
@@ -85,6 +87,10 @@ pub struct GpuState {
     pub mig_mode_pending: bool,
     /// What the GPU needs before it can be used again.
     pub recovery_action: RecoveryAction,
+    /// How long it takes to start, with persistence mode off.
+    pub start: Option<Duration>,
+    /// Processes that use it or its instances.
+    pub processes: Vec<Process>,
     /// The types of events that clients can register, where not all.
     pub events: Option<Vec<EventType>>,
     /// The MIG devices, by index, which can have holes.
@@ -216,8 +222,9 @@ impl NodeState {
             gpus,
             nodes: description.nodes,
             file_gap: Duration::from_millis(description.file_gap_ms),
+            mig_off_with_instances: description.mig_off_with_instances,
             connections,
-            faults: description.faults.clone(),
+            faults: description.all_faults(),
         })
     }
 }
@@ -343,6 +350,8 @@ fn resolve_gpu(
         mig_mode: gpu.mig,
         mig_mode_pending: gpu.mig_pending.unwrap_or(gpu.mig),
         recovery_action: gpu.recovery_action,
+        start: gpu.start_ms.map(Duration::from_millis),
+        processes: gpu.processes.clone(),
         events: gpu.events.clone(),
         mig: Vec::new(),
         instances: Vec::new(),
@@ -352,6 +361,12 @@ fn resolve_gpu(
         && let Err(more) = resolve_instances(&mut state, gpu)
     {
         problems.extend(more);
+    }
+    if problems.is_empty() {
+        let wrong = gpu.processes.iter().enumerate();
+        problems.extend(wrong.filter_map(|(at, process)| {
+            process.problem(&state).map(|problem| format!("processes[{at}].{problem}"))
+        }));
     }
     if problems.is_empty() { Ok(state) } else { Err(problems) }
 }

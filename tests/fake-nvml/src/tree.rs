@@ -19,6 +19,7 @@ use crate::{
     DriverState, NodeError, Right, Rights, host,
     layout::{LAST_CI, LAST_GI},
     state::{GpuInstanceState, GpuState, NodeState, ci_minor, gi_minor},
+    times::{Times, files_below},
 };
 
 /// Character majors; the first is fixed in the kernel's list, the others are as real nodes have had them.
@@ -168,39 +169,10 @@ pub(crate) fn make_capability_node(root: &Path, minor: u32) -> Result<(), NodeEr
     make_device(&root.join(name), device)
 }
 
-/// When folders were changed. A real `/proc` does not tell by them what came or went.
-struct Times(Vec<(PathBuf, SystemTime)>);
-
-impl Times {
-    fn of(folder: &Path) -> Self {
-        let mut times = Vec::new();
-        let mut folders = vec![folder.to_owned()];
-        while let Some(folder) = folders.pop() {
-            let modified = fs::metadata(&folder).and_then(|found| found.modified());
-            let below = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
-            folders.extend(below.filter(|path| path.is_dir()));
-            times.extend(modified.ok().map(|time| (folder, time)));
-        }
-        Self(times)
-    }
-
-    fn restore(self) {
-        for (folder, time) in self.0 {
-            // One that is gone needs none.
-            let _restored = File::open(folder).and_then(|folder| folder.set_modified(time));
-        }
-    }
-}
-
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for path in fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
-            if path.is_dir() { folders.push(path) } else { files.push(path) }
-        }
-    }
-    files
+/// Removes what no boot leaves: every device node. The next `write` makes those that the driver has at first.
+pub(crate) fn forget_nodes(root: &Path) -> Result<(), NodeError> {
+    sweep_devices(root, &BTreeMap::new())?;
+    sweep(root, &root.join("dev/nvidia-caps"), &BTreeMap::new())
 }
 
 /// Removes the capability files of instances that are others than those they were written for, so that they are made

@@ -2,6 +2,7 @@
 
 mod fault;
 mod instance;
+mod process;
 mod rights;
 mod topology;
 
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use fault::Fault;
 pub use instance::{ComputeInstance, Instance, UnknownProfile};
+pub use process::Process;
 pub use rights::{Right, Rights, UnopenableSlices, UnprivilegedEvents, UuidLookup};
 pub use topology::{Branch, NvLinks, NvSwitch, Preset, Topology};
 
@@ -60,6 +62,10 @@ pub struct Description {
     /// How long the capability file of an instance is there before NVML lists it, and gone before NVML stops to, in ms.
     #[serde(skip_serializing_if = "is_zero")]
     pub file_gap_ms: u64,
+    /// What switching MIG mode off does while there are instances.
+    pub mig_off_with_instances: MigOff,
+    /// What a reset makes of instances.
+    pub instances_after_reset: AfterReset,
     /// How they are connected.
     #[serde(skip_serializing_if = "Topology::is_default")]
     pub topology: Topology,
@@ -79,6 +85,41 @@ pub enum DriverState {
     NotLoaded,
     /// It is another version than the library: `LIB_RM_VERSION_MISMATCH`.
     VersionMismatch,
+}
+
+/// What switching MIG mode off does while there are instances.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum MigOff {
+    /// It is refused: `IN_USE`.
+    #[default]
+    InUse,
+    /// It destroys them.
+    Destroys,
+}
+
+/// What a reset makes of instances.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum AfterReset {
+    /// They are gone.
+    #[default]
+    Gone,
+    /// They come back under the same IDs.
+    Restored,
+}
+
+/// Whether a GPU has fallen off the bus.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Lost {
+    /// It is there.
+    #[default]
+    No,
+    /// Every call about it answers `GPU_IS_LOST`.
+    IsLost,
+    /// As well, but those that give its handle answer `UNKNOWN`.
+    UnknownHandles,
 }
 
 /// Who makes the device nodes of instances that come. Nobody removes those of instances that go.
@@ -132,12 +173,29 @@ pub struct Gpu {
     /// The GPU instances, in the order they were made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layout: Vec<Instance>,
+    /// Persistence mode is off: the GPU starts when it is opened and nobody else has it open, and this is how long
+    /// that takes, in ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_ms: Option<u64>,
+    /// Whether it has fallen off the bus.
+    #[serde(default, skip_serializing_if = "Lost::is_no")]
+    pub lost: Lost,
+    /// Processes that use it or its instances.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub processes: Vec<Process>,
     /// What the driver asks for to recover the GPU: NVML field 230.
     #[serde(default)]
     pub recovery_action: RecoveryAction,
     /// The types of events that clients can register; all that its model could have where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub events: Option<Vec<EventType>>,
+}
+
+impl Lost {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+    fn is_no(&self) -> bool {
+        *self == Self::No
+    }
 }
 
 impl Gpu {
@@ -205,6 +263,8 @@ impl Default for Description {
             gpus: Vec::new(),
             nodes: Nodes::default(),
             file_gap_ms: 0,
+            mig_off_with_instances: MigOff::default(),
+            instances_after_reset: AfterReset::default(),
             topology: Topology::default(),
             faults: Vec::new(),
         }
@@ -353,6 +413,12 @@ impl Description {
             })
             .collect();
         self
+    }
+
+    /// The faults that are written, then those of lost GPUs.
+    pub(crate) fn all_faults(&self) -> Vec<Fault> {
+        let lost = (0..).zip(&self.gpus).flat_map(|(index, gpu)| Fault::of_lost(index, gpu.lost));
+        self.faults.iter().cloned().chain(lost).collect()
     }
 
     /// What is wrong with everything but the GPUs.

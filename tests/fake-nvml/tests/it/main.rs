@@ -15,6 +15,7 @@ mod events;
 mod faults;
 mod files;
 mod layouts;
+mod life;
 mod lifecycle;
 mod listing;
 mod rights;
