@@ -9,8 +9,8 @@ use crate::{
     DriverState, EventType, NodeError,
     catalogue::{self, Model, Profile},
     description::{
-        Description, Fault, Gpu, MigOff, Nodes, Process, RecoveryAction, Rights, UnopenableSlices,
-        UnprivilegedEvents, UuidLookup,
+        Description, Fault, Gpu, MigConfigChange, MigOff, Nodes, Process, RecoveryAction, Rights,
+        UnopenableSlices, UnprivilegedEvents, UuidLookup,
     },
     layout, suggest,
     topology::Connections,
@@ -46,6 +46,10 @@ pub struct NodeState {
     pub unprivileged_events: UnprivilegedEvents,
     /// What a look-up by UUID does while a GPU is lost.
     pub uuid_lookup: UuidLookup,
+    /// When clients hear of a `MigConfigChange`.
+    pub mig_config_change: MigConfigChange,
+    /// `MigConfigChange` can be registered only for GPUs in MIG mode.
+    pub mig_event_needs_mig: bool,
     /// Versions of the profile query that the driver knows.
     pub profile_info_versions: Vec<u32>,
     /// The GPUs, by index.
@@ -183,7 +187,8 @@ impl NodeState {
         let mut written = Written::of(description);
         for (index, gpu) in description.gpus.iter().enumerate() {
             match resolve_gpu(index, count, gpu, &mut written) {
-                Ok(state) => {
+                Ok(mut state) => {
+                    state.recovery_action = state.recovery_action.or(description.recovery_action);
                     problems.extend(gpus.iter().filter_map(|other| clash(&state, other)));
                     gpus.push(state);
                 }
@@ -218,6 +223,8 @@ impl NodeState {
             unopenable_slices: description.unopenable_slices,
             unprivileged_events: description.unprivileged_events,
             uuid_lookup: description.uuid_lookup,
+            mig_config_change: description.mig_config_change,
+            mig_event_needs_mig: description.mig_event_needs_mig,
             profile_info_versions: description.profile_info_versions.clone(),
             gpus,
             nodes: description.nodes,
@@ -226,6 +233,13 @@ impl NodeState {
             connections,
             faults: description.all_faults(),
         })
+    }
+}
+
+impl NodeState {
+    /// Whether there is a driver that tells clients of instances made and destroyed.
+    pub(crate) fn tells_changes(&self) -> bool {
+        self.driver == DriverState::Loaded && self.mig_config_change == MigConfigChange::OnChange
     }
 }
 

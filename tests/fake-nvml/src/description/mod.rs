@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use fault::Fault;
 pub use instance::{ComputeInstance, Instance, UnknownProfile};
 pub use process::Process;
-pub use rights::{Right, Rights, UnopenableSlices, UnprivilegedEvents, UuidLookup};
+pub use rights::{MigConfigChange, Right, Rights, UnopenableSlices, UnprivilegedEvents, UuidLookup};
 pub use topology::{Branch, NvLinks, NvSwitch, Preset, Topology};
 
 use crate::{EventType, NodeError, state::NodeState};
@@ -25,6 +25,7 @@ const LAST_MINOR: u32 = 4322;
 /// A node: its driver, its GPUs, and the faults that its driver plays.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key that people write")]
 pub struct Description {
     /// The driver's version, as `nvmlSystemGetDriverVersion` gives it.
     pub driver_version: String,
@@ -53,6 +54,12 @@ pub struct Description {
     pub unprivileged_events: UnprivilegedEvents,
     /// What a look-up by UUID does while a GPU is lost.
     pub uuid_lookup: UuidLookup,
+    /// When clients hear of a `MigConfigChange`.
+    pub mig_config_change: MigConfigChange,
+    /// `MigConfigChange` can be registered only for GPUs in MIG mode.
+    pub mig_event_needs_mig: bool,
+    /// What the driver asks for to recover the whole node: every GPU shows it.
+    pub recovery_action: RecoveryAction,
     /// Which versions of the GPU instance profile query the driver knows; an old one knows only 1.
     pub profile_info_versions: Vec<u32>,
     /// The GPUs, by NVML index.
@@ -245,6 +252,26 @@ pub enum RecoveryAction {
     RecoverImex = 5,
 }
 
+impl RecoveryAction {
+    /// Whether the driver asks for it on behalf of the whole node.
+    fn is_of_node(self) -> bool {
+        matches!(self, Self::None | Self::Reboot | Self::RecoverImex)
+    }
+
+    /// The weightier of two, which is what the driver tells.
+    pub(crate) fn or(self, other: Self) -> Self {
+        let weight = |action| match action {
+            Self::Reboot => 5,
+            Self::Reset => 4,
+            Self::DrainAndReset => 3,
+            Self::DrainP2p => 2,
+            Self::RecoverImex => 1,
+            Self::None => 0,
+        };
+        if weight(other) > weight(self) { other } else { self }
+    }
+}
+
 impl Default for Description {
     fn default() -> Self {
         Self {
@@ -259,6 +286,9 @@ impl Default for Description {
             unopenable_slices: UnopenableSlices::default(),
             unprivileged_events: UnprivilegedEvents::default(),
             uuid_lookup: UuidLookup::default(),
+            mig_config_change: MigConfigChange::default(),
+            mig_event_needs_mig: false,
+            recovery_action: RecoveryAction::None,
             profile_info_versions: vec![1, 2, 3],
             gpus: Vec::new(),
             nodes: Nodes::default(),
@@ -432,6 +462,12 @@ impl Description {
         }
         if let Some(version) = self.profile_info_versions.iter().find(|version| !(1..=3).contains(*version)) {
             problems.push(format!("profileInfoVersions: {version} is none; allowed: 1, 2, 3"));
+        }
+        if !self.recovery_action.is_of_node() {
+            problems.push(
+                "recoveryAction: the node's can be none, reboot or recoverImex; others are a GPU's"
+                    .to_owned(),
+            );
         }
         if self.unprivileged && (self.rights != Rights::default() || self.openable.is_some()) {
             problems
