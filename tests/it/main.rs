@@ -30,5 +30,5 @@ mod slices;
 mod sockets;
 mod strategies;
 mod trouble;
-mod whole_or_slices;
 mod whole_gpu;
+mod whole_or_slices;
