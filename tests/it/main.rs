@@ -19,6 +19,7 @@ mod driver;
 mod explain;
 mod golden;
 mod health;
+mod held;
 mod http;
 mod kubelet_life;
 mod layouts;
