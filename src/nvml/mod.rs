@@ -37,7 +37,6 @@ mod raw;
 mod session;
 mod stamps;
 mod status;
-mod throttle;
 
 #[cfg(test)]
 mod tests;

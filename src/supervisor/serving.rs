@@ -291,3 +291,98 @@ fn log(change: &Change, before: &Ledger) {
         info!(resource = %name, devices = devices.len(), healthy, "list changed");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::fixtures::{mig_gpu, mixed, node};
+    use crate::kubelet::{Checkpoint, CheckpointError, EndpointStatus, FileId, PodResourcesError};
+    use crate::resource::allocate::Rules;
+
+    /// A kubelet whose socket's file is there or not, and that does nothing.
+    struct Silent {
+        there: bool,
+    }
+
+    impl Kubelet for Silent {
+        fn is_there(&self) -> bool {
+            self.there
+        }
+        fn start(&mut self, _: ResourceName, _: Vec<Device>) {}
+        fn update(&mut self, _: &ResourceName, _: Vec<Device>) {}
+        fn send_again(&mut self, _: &ResourceName) {}
+        fn stop(&mut self, _: &ResourceName) {}
+        fn set_rules(&mut self, _: Rules) {}
+        fn is_watched(&self, _: &ResourceName) -> bool {
+            false
+        }
+        fn since_allocated(&self, _: &ResourceName, _: &DeviceId) -> Option<Duration> {
+            None
+        }
+        fn status(&self, _: &ResourceName) -> Option<Arc<EndpointStatus>> {
+            None
+        }
+    }
+
+    fn serving(there: bool) -> Serving<Silent> {
+        Serving::new(Silent { there }, Duration::ZERO, Ledger::default())
+    }
+
+    /// A look without an answer of podresources.
+    fn look(checkpoint: Option<Checkpoint>, alive: bool) -> Look {
+        let missing = CheckpointError::Unreadable {
+            path: "/checkpoint".into(),
+            source: io::ErrorKind::NotFound.into(),
+        };
+        Look {
+            listed: Err(PodResourcesError::new("/nonexistent".as_ref(), "nobody is there")),
+            checkpoint: checkpoint.ok_or(missing),
+            alive,
+        }
+    }
+
+    /// How often the supervisor would wake in this time while nothing happens: the driver is not heard, and nobody
+    /// answers.
+    async fn wakes(serving: &mut Serving<Silent>, time: Duration, alive: bool) -> u32 {
+        let end = Instant::now() + time;
+        let mut wakes = 0;
+        while Instant::now() < end {
+            if serving.has_a_question() {
+                serving.take_look(look(None, alive));
+            }
+            let Some(pause) = serving.pause() else { break };
+            // The least that a timer waits.
+            tokio::time::advance(pause.max(Duration::from_millis(1))).await;
+            wakes += 1;
+        }
+        wakes
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_wakes_often_while_nobody_answers_and_the_driver_is_not_heard() {
+        for (there, alive) in [(true, true), (true, false), (false, false)] {
+            let wakes = wakes(&mut serving(there), Duration::from_mins(1), alive).await;
+            assert!(wakes <= 4 * 60 + 10, "{wakes} times in a minute; there: {there}, alive: {alive}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_checkpoint_alone_opens_the_first_lists_and_is_in_them() {
+        let mut serving = serving(false);
+        let inventory = node([mig_gpu(0, &["1g.10gb"])]);
+        let (wanted, offer) = (mixed(&inventory), OfferPolicy::default());
+        assert!(!serving.apply(&wanted, Some(&inventory), &offer), "what pods hold is not known yet");
+        assert!(serving.has_a_question());
+        let device = DeviceId("MIG-00000000-0000-0000-0000-000000000000".to_owned());
+        let resource = "nvidia.com/mig-1g.10gb".to_owned();
+        let claims = vec![Claim { resource, device: device.clone(), numa_node: Some(3) }];
+        serving.take_look(look(Some(Checkpoint { file: FileId::number(1), claims }), false));
+        assert!(serving.apply(&wanted, Some(&inventory), &offer));
+        let list = serving.ledger.lists().values().next().unwrap();
+        let held = list.iter().find(|listed| listed.id == device).unwrap();
+        assert!(list.len() == 2 && !held.is_healthy() && held.numa_node == Some(3));
+    }
+}

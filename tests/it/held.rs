@@ -28,7 +28,8 @@ fn holder() -> PodSpec {
 /// Podresources is asked several times more, and the kubelet writes its checkpoint in between.
 async fn looks(rig: &Rig) {
     let (asked, written) = (rig.kubelet.pod_resources_calls(), rig.kubelet.checkpoint_writes());
-    let looked = || rig.kubelet.pod_resources_calls() > asked + 2 && rig.kubelet.checkpoint_writes() > written;
+    let looked =
+        || rig.kubelet.pod_resources_calls() > asked + 2 && rig.kubelet.checkpoint_writes() > written;
     wait_until(looked, "looks at what pods hold").await;
 }
 
@@ -99,7 +100,8 @@ async fn the_first_lists_have_what_the_checkpoint_says_while_there_was_no_kubele
 async fn without_podresources_a_device_leaves_by_the_checkpoint() {
     let resource = mig("1g.10gb");
     let description = Description::h100s(1).with_mig(0, &["1g.10gb"; 3]);
-    let flags = ["--mig-strategy=mixed", "--removal-grace=0", "--pod-resources-socket=/nonexistent/kubelet.sock"];
+    let flags =
+        ["--mig-strategy=mixed", "--removal-grace=0", "--pod-resources-socket=/nonexistent/kubelet.sock"];
     let rig = Rig::start(&description, &flags).await;
     rig.wait_for_counts(&[(&resource, 3)]).await;
     let held = rig.kubelet.run_pod(holder()).await.unwrap().ids(&resource)[0].clone();
