@@ -93,7 +93,8 @@ impl<K: Kubelet> Serving<K> {
             Gate::Open => {
                 let moves = !self.leaving_since.is_empty() || !self.empty_since.is_empty();
                 let asks = self.held.is_awaited() && !self.ledger.lists().is_empty();
-                (moves || asks || self.ledger.waits_for_others()).then_some(TICK)
+                let waits = self.ledger.awaited_elsewhere().next().is_some();
+                (moves || asks || waits).then_some(TICK)
             }
         }
     }
@@ -118,7 +119,7 @@ impl<K: Kubelet> Serving<K> {
             }
             self.gate = Gate::Open;
         }
-        let others = self.ledger.waits_for_others().then_some(self.started);
+        let others = self.ledger.awaited_elsewhere().next().map(|_| self.started);
         let first = (!self.held.is_known()).then_some(self.started);
         let newest = self.leaving_since.values().copied().chain(first).chain(others).max();
         newest.is_some_and(|newest| self.is_watched() && self.held.ask(newest))
@@ -224,14 +225,16 @@ impl<K: Kubelet> Serving<K> {
         (ours, others)
     }
 
-    /// Sends a list again, where that shows whether a device is free.
+    /// Sends a list again, where that shows whether a device is free. Any will do: the kubelet's checkpoint has all.
     fn send_again(&mut self) {
-        let watched = |(name, _): &(&(ResourceName, DeviceId), &Instant)| self.kubelet.is_watched(&name.0);
-        let leaving = self.leaving_since.iter().filter(watched);
-        let leaving = leaving.map(|((name, id), since)| (name, id, *since));
-        if let Some(resource) = self.held.send_again(leaving) {
-            let resource = resource.clone();
-            self.kubelet.send_again(&resource);
+        let waits = |list: &[Device]| list.iter().any(|device| !device.is_healthy());
+        let mut lists = self.ledger.lists().iter();
+        let list = lists.find(|(name, list)| waits(list) && self.kubelet.is_watched(name));
+        let Some(name) = list.map(|(name, _)| name.clone()) else { return };
+        let leaving = self.leaving_since.iter().map(|((name, id), since)| (name.as_str(), id, *since));
+        let elsewhere = self.ledger.awaited_elsewhere().map(|(name, id)| (name, id, self.started));
+        if self.held.send_again(leaving.chain(elsewhere)) {
+            self.kubelet.send_again(&name);
         }
     }
 
@@ -243,7 +246,7 @@ impl<K: Kubelet> Serving<K> {
         self.kubelet.is_watched(name)
             && since.elapsed() >= SEEN
             && self.kubelet.since_allocated(name, id).is_none_or(|ago| ago >= self.removal_grace)
-            && self.held.lets_go(name, id, *since)
+            && self.held.lets_go(name.as_str(), id, *since)
     }
 
     fn carry_out(&mut self, change: Change) {
