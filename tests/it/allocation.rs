@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use fake_kubelet::{AdmissionError, PodSpec};
-use fake_nvml::{Description, Fault, Topology};
+use fake_nvml::{Description, Fault, Nodes, Topology};
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 
@@ -168,7 +168,9 @@ async fn device_nodes_are_named_as_configured() {
 
 #[tokio::test]
 async fn a_missing_capability_node_matters_where_nodes_are_required() {
-    let description = Description::h100s(1).with_mig(0, &["1g.10gb"; 2]);
+    // Otherwise the library would make it again.
+    let description =
+        Description { nodes: Nodes::ByHand, ..Description::h100s(1).with_mig(0, &["1g.10gb"; 2]) };
     let resource = mig("1g.10gb");
     let rig = Rig::start(&description, &["--mig-strategy=mixed", "--pass-device-specs=true"]).await;
     rig.wait_for_counts(&[(&resource, 2)]).await;

@@ -26,6 +26,8 @@ mod models;
 mod reload;
 mod rig;
 mod signals;
+mod slices;
 mod sockets;
 mod strategies;
 mod trouble;
+mod whole_gpu;

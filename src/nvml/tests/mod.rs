@@ -6,6 +6,7 @@ mod gpus;
 mod hanging;
 mod links;
 mod mig;
+mod reads_only;
 mod session;
 
 use std::time::{Duration, Instant};

@@ -3,7 +3,7 @@
 use std::{
     ffi::c_int,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -77,6 +77,8 @@ fn answer(id: &Id, body: impl FnOnce(&'static str) -> Answer) -> c_int {
     // A mistake in the fake must not take the client down.
     let answered = catch_unwind(AssertUnwindSafe(|| {
         id.count();
+        // Waits while another call holds the library.
+        drop(library());
         body(id.name)
     }));
     match answered {
@@ -86,14 +88,21 @@ fn answer(id: &Id, body: impl FnOnce(&'static str) -> Answer) -> c_int {
     }
 }
 
+/// The lock that a slow call of the library can hold, so that every other call of the process waits.
+static LIBRARY: Mutex<()> = Mutex::new(());
+
+fn library() -> MutexGuard<'static, ()> {
+    LIBRARY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Takes as long as these faults say, or until they are taken out of the description.
 pub(super) fn delay<'a>(faults: impl IntoIterator<Item = &'a Fault>) {
-    for fault in faults {
-        let end = Instant::now() + Duration::from_millis(fault.delay_ms.unwrap_or(0));
-        let stands = || node::state().is_ok_and(|now| now.faults.contains(fault));
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() || !stands() {
+    for fault in faults.into_iter().filter(|fault| fault.slows()) {
+        let _held = fault.holds_library.then(library);
+        let end = fault.delay_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
+        while node::state().is_ok_and(|now| now.faults.contains(fault)) {
+            let left = end.map_or(STEP_OF_A_DELAY, |end| end.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
                 break;
             }
             host::pause(left.min(STEP_OF_A_DELAY));
@@ -136,11 +145,20 @@ impl Call {
     pub(super) fn fault(&self, gpu: Option<u32>, mig: Option<u32>) -> Answer {
         for fault in self.faults(gpu, mig) {
             delay([fault]);
-            if let Some(code) = fault.code() {
+            if let (Some(calls), Some(gpu)) = (fault.unavailable_after, gpu) {
+                node::note_hit(&self.state, fault, calls, gpu);
+            }
+            if let Some(code) = fault.code().filter(|_| !fault.late) {
                 return Err(code);
             }
         }
         Ok(())
+    }
+
+    /// The code with which this call fails when its work has begun.
+    pub(super) fn fails_late(&self, gpu: u32, mig: Option<u32>) -> Option<Code> {
+        let faults = self.faults(None, None).chain(self.faults(Some(gpu), mig));
+        faults.filter(|fault| fault.late).find_map(Fault::code)
     }
 
     /// The faults that apply to calls about exactly this GPU (`None`: about no certain one) or MIG device.
@@ -281,6 +299,7 @@ impl Call {
 
 /// A GPU's handle.
 pub(super) fn gpu_handle(gpu: &GpuState) -> Handle {
+    node::open(gpu);
     node::shared().handles.of(Object::Gpu(gpu.uuid.clone()))
 }
 
@@ -296,6 +315,8 @@ pub(super) fn compute_handle(gpu: &GpuState, instance: &GpuInstanceState, ci: u3
 
 /// A MIG device's handle.
 pub(super) fn mig_handle(call: &Call, gpu: &GpuState, mig: &MigState) -> Result<Handle, Code> {
+    node::open(gpu);
+    node::make_nodes(&call.state, &[mig.gi_minor, mig.ci_minor]);
     if call.state.handles_reused {
         return Ok(node::shared().handles.of(Object::Slot(gpu.uuid.clone(), mig.index)));
     }
