@@ -21,5 +21,5 @@ pub fn has_instances(gpu: &Gpu, inventory: &Inventory) -> bool {
         let mut problems = inventory.problems.iter();
         problems.any(|problem| problem.left_out && problem.gpu == gpu.index && problem.mig_device.is_some())
     };
-    !gpu.mig_devices.is_empty() || !gpu.empty_gpu_instances.is_empty() || unread()
+    !gpu.mig_devices.is_empty() || !gpu.empty_gpu_instances.is_empty() || !gpu.hidden.is_empty() || unread()
 }

@@ -318,15 +318,12 @@ fn mark_incomplete(wanted: &mut ResourceSet, cdi: &mut Cdi, inventory: &Inventor
         && update.written
     {
         info!("wrote the CDI specification");
-        if update.without_libraries {
-            wanted.warnings.push(
-                "none of the driver's libraries is below the driver root: containers get device nodes by CDI, and have \
-                 to bring the libraries along"
-                    .to_owned(),
-            );
-        }
     }
     if let Ok(update) = &update {
+        let libraries = "none of the driver's libraries is below the driver root: containers get device nodes by CDI, \
+                         and have to bring the libraries along";
+        wanted.warnings.extend(update.without_libraries.then(|| libraries.to_owned()));
+        wanted.warnings.extend(update.hook_missing.clone());
         wanted.warnings.extend(update.absent.iter().map(|feature| {
             format!(
                 "--{0}-enabled: this node has no device node of {0}, so containers do not get it by CDI",

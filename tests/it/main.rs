@@ -27,6 +27,7 @@ mod reload;
 mod rig;
 mod rights;
 mod signals;
+mod slices;
 mod sockets;
 mod strategies;
 mod trouble;

@@ -49,8 +49,9 @@ async fn says(rig: &Rig, heard: bool) {
     let json: serde_json::Value = serde_json::from_str(&rig.plugin.get("/devices").await.body).unwrap();
     assert_eq!(json["plugin"]["eventAttribution"], attribution);
     let address = format!("--http-address={}", rig.plugin.address().await);
-    let table =
-        Command::new(env!("CARGO_BIN_EXE_mig-device-plugin")).arg("devices").arg(address).output().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mig-device-plugin"));
+    command.arg("devices").arg("--driver-root-ctr-path").arg(rig.node.root()).arg(address);
+    let table = command.output().unwrap();
     let table = String::from_utf8(table.stdout).unwrap();
     assert!(table.contains("as the running plugin"), "{table}");
     assert_eq!(table.contains("no errors of GPU 0 are heard: "), !heard, "{table}");

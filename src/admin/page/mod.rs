@@ -114,7 +114,7 @@ fn banners(page: &mut String, plugin: &PluginState) {
     if plugin.event_attribution == Some(Attribution::None) {
         banner("warn", "No errors are heard on GPUs with slices:", &format!("{NOT_HEARD}."));
     }
-    plugin.warnings.iter().for_each(|warning| banner("warn", "Without effect:", warning));
+    plugin.warnings.iter().for_each(|warning| banner("warn", "Configuration:", warning));
 }
 
 /// The node in four numbers.
