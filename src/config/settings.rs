@@ -144,8 +144,9 @@ pub(super) const GROUPS: &[Group] = &[
                 "pass-device-specs",
                 "flags.plugin.passDeviceSpecs",
                 Kind::Boolean,
-                "whether device nodes are named; where it is not set, those that exist are; true: a MIG device that \
-                 lacks one is unhealthy; false: none, a container runtime adds them",
+                "whether device nodes are named; where it is not set, those that exist are, and a MIG device without the \
+                 nodes that open it is unhealthy; true: any device that lacks one is; false: none, a container runtime \
+                 adds them",
             )
             .env(&["PASS_DEVICE_SPECS"]),
             Setting::new(
@@ -230,7 +231,7 @@ pub(super) const GROUPS: &[Group] = &[
                 "nvidia-cdi-hook-path",
                 "flags.plugin.nvidiaCTKPath",
                 Kind::Path,
-                "the hook program on the host that the CDI specification names; where it is not set, nvidia-cdi-hook or nvidia-ctk in /usr/bin, if there is one",
+                "the hook program on the host that the CDI specification names; where it is not set, nvidia-cdi-hook or nvidia-ctk in /usr/bin, /usr/local/nvidia/toolkit or /usr/local/bin, if there is one",
             )
             .aka(&["nvidia-ctk-path"])
             .env(&["NVIDIA_CDI_HOOK_PATH", "NVIDIA_CTK_PATH"]),
@@ -551,7 +552,8 @@ pub(super) const GROUPS: &[Group] = &[
                 "",
                 "sharing.timeSlicing.resources[].devices",
                 Kind::Devices,
-                "which devices are shared; the others stay whole under the first name",
+                "which devices are shared; the others stay whole under the first name. A number keeps to those that were \
+                 shared before, and after a restart to what pods hold",
             )
             .or("all"),
             Setting::new("", "sharing.mps", Kind::Refused(MPS), "refused"),

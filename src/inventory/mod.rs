@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+mod links;
 mod profile;
 #[cfg(test)]
 mod tests;
 
+pub use links::{Link, Links, PciePath};
 pub use profile::{InvalidProfile, Profile};
 
 /// Everything that one look at the driver found.
@@ -68,6 +70,9 @@ pub struct Gpu {
     pub mig_devices: Vec<MigDevice>,
     /// GPU instances that have no compute instance: half-made, so nothing can run on them yet.
     pub empty_gpu_instances: Vec<u32>,
+    /// Slices that `/proc` shows and NVML does not list, ordered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hidden: Vec<HiddenSlice>,
     /// What the GPU needs before it can be used again; `None` where its driver does not tell (before 570 or so).
     #[serde(default)]
     pub recovery_action: Option<RecoveryAction>,
@@ -76,9 +81,53 @@ pub struct Gpu {
 }
 
 impl Gpu {
+    /// Keeps what `old` knew of slices that NVML does not list any more and `/proc` still shows.
+    fn keep_hidden(&mut self, old: &Self) {
+        for slice in &self.hidden {
+            let is_here = |device: &MigDevice| self.mig_devices.iter().any(|here| here.uuid == device.uuid);
+            let known = old.mig_devices.iter().find(|device| slice.is(device) && !is_here(device));
+            let kept = known.map(|device| MigDevice { problem: Some(slice.trouble()), ..device.clone() });
+            self.mig_devices.extend(kept);
+        }
+        self.mig_devices.sort_by_key(|device| (device.gpu_instance, device.compute_instance));
+    }
+
+    /// Whether each slice that NVML does not list is among the MIG devices, as it was known before.
+    pub fn knows_what_is_hidden(&self) -> bool {
+        self.hidden.iter().all(|slice| self.mig_devices.iter().any(|device| slice.is(device)))
+    }
+
     /// Whether MIG is in force now. A pending mode change does not count before it is activated.
     pub fn mig_enabled(&self) -> bool {
         self.mig_mode.is_some_and(|mode| mode.current)
+    }
+}
+
+/// A slice that the driver shows in `/proc` and NVML does not list. It may be one that is being made: its file is there
+/// before it is listed. If it stays so, this process lacks a right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HiddenSlice {
+    /// GPU instance ID.
+    pub gpu_instance: u32,
+    /// Compute instance ID within the GPU instance.
+    pub compute_instance: u32,
+    /// Whether it has been so for longer than it takes to make one.
+    pub settled: bool,
+}
+
+impl HiddenSlice {
+    /// What it means for the slice.
+    pub fn trouble(self) -> Trouble {
+        Trouble::unreadable(if self.settled {
+            "hidden from this process: no access to mig/monitor?"
+        } else {
+            "NVML does not list it at the moment, though /proc shows it"
+        })
+    }
+
+    fn is(self, device: &MigDevice) -> bool {
+        (self.gpu_instance, self.compute_instance) == (device.gpu_instance, device.compute_instance)
     }
 }
 
@@ -151,16 +200,24 @@ impl MigDevice {
     }
 }
 
-/// Tells a file from a later one of the same name. The kernel gives a file of procfs a new time when it is made, and
-/// may give it a new time for no reason, so that a difference is a doubt and not a proof.
+/// Tells a file from a later one of the same name. The kernel gives a file of procfs a new time when it is first looked
+/// at, and may give it a new time for no reason, so that a difference is a doubt and not a proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileStamp {
     /// The file system's number.
     pub device: u64,
     /// The inode's number, which a later file may get again.
     pub inode: u64,
-    /// Last change of the inode, in ns since 1970.
-    pub changed_ns: i128,
+    /// Last change of the inode, in ns since 1970; `None` where the kernel gives it a new time with every look.
+    pub changed_ns: Option<i128>,
+}
+
+impl FileStamp {
+    /// Whether both can be the same file.
+    pub fn may_be(&self, other: &Self) -> bool {
+        let times = self.changed_ns.zip(other.changed_ns);
+        (self.device, self.inode) == (other.device, other.inode) && times.is_none_or(|(a, b)| a == b)
+    }
 }
 
 /// What a GPU needs before it can be used again (nvml.h, `nvmlDeviceGpuRecoveryAction_t`, read as field 230).
@@ -171,13 +228,13 @@ pub enum RecoveryAction {
     None,
     /// A reset of the GPU.
     Reset,
-    /// A reboot of the node.
+    /// A reboot of the node: every GPU of it shows this.
     Reboot,
     /// An end of its peer-to-peer traffic.
     DrainP2p,
     /// An end of its work, then a reset.
     DrainAndReset,
-    /// A recovery of its IMEX domain.
+    /// A recovery of the node's IMEX domain: every GPU of it shows this.
     RecoverImex,
     /// Something newer than this program.
     Other(u32),
@@ -206,7 +263,7 @@ impl fmt::Display for RecoveryAction {
             Self::Reboot => "a reboot of the node",
             Self::DrainP2p => "an end of its peer-to-peer traffic",
             Self::DrainAndReset => "an end of its work and then a reset of the GPU",
-            Self::RecoverImex => "a recovery of its IMEX domain",
+            Self::RecoverImex => "a recovery of the node's IMEX domain",
             Self::Other(number) => return write!(f, "recovery action {number}"),
         })
     }
@@ -324,6 +381,11 @@ impl Inventory {
             match problem.mig_device {
                 None => self.keep_gpu(previous, problem),
                 Some(index) => self.keep_mig_device(previous, index, problem),
+            }
+        }
+        for gpu in &mut self.gpus {
+            if let Some(old) = previous.gpus.iter().find(|old| old.uuid == gpu.uuid) {
+                gpu.keep_hidden(old);
             }
         }
         self.gpus.sort_by_key(|gpu| gpu.index);

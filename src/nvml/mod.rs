@@ -5,7 +5,8 @@
 //!    └──────────┬──────────────────────┘         mapped: what the loader still has
 //!               ▼
 //! caps ──► enumerate ◄── models ◄── names        events: the set of events, and what one means
-//! (/proc)       │        (once per GPU model)       │
+//! stamps        │        (once per GPU model)       │
+//! (/proc)       │                                   │
 //!               └───────────────┬───────────────────┘
 //!                               ▼
 //!            session: the threads; says what is there and what happens, or that there is no driver
@@ -34,6 +35,7 @@ mod names;
 mod places;
 mod raw;
 mod session;
+mod stamps;
 mod status;
 mod throttle;
 
@@ -41,17 +43,31 @@ mod throttle;
 mod tests;
 
 pub use calls::CallCount;
-pub(crate) use caps::file_stamp;
 pub use error::{CallError, DriverError};
 pub use places::Paths;
 pub(crate) use places::resolve_in_root;
 pub use session::{Report, Session};
+pub(crate) use stamps::file_stamp;
 pub use status::{Status, Watched};
+
+use std::time::Duration;
 
 use crate::inventory::Inventory;
 
-/// One look at the driver: opens the library, reads everything, and shuts NVML down again.
+/// Looks at the driver: opens the library, reads everything, and shuts NVML down again. Where NVML does not list what
+/// `/proc` shows, it looks again until it is clear whether that is only being made.
 pub fn discover(paths: &Paths) -> Result<Inventory, DriverError> {
     let calls = calls::Caller::default();
-    enumerate::Driver::open(paths, &calls)?.look(&calls, paths, &mut enumerate::Cache::default())
+    let driver = enumerate::Driver::open(paths, &calls)?;
+    let mut cache = enumerate::Cache::default();
+    loop {
+        let found = driver.look(&calls, paths, &mut cache)?;
+        if found.gpus.iter().all(|gpu| gpu.hidden.iter().all(|slice| slice.settled)) {
+            return Ok(found);
+        }
+        std::thread::park_timeout(AGAIN);
+    }
 }
+
+/// How long a look that was not clear is from the next.
+const AGAIN: Duration = Duration::from_millis(250);

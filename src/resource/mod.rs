@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use humantime::format_rfc3339_seconds;
 
 use crate::health::EventKind;
-use crate::inventory::{DeviceNode, Gpu, MigDevice, RecoveryAction, Trouble, TroubleKind};
+use crate::inventory::{DeviceNode, Gpu, Inventory, MigDevice, RecoveryAction, Trouble, TroubleKind};
 
 pub mod allocate;
 pub mod cdi_name;
@@ -23,7 +23,8 @@ mod strategy;
 pub mod variables;
 
 pub use name::{InvalidResourceName, ResourceName};
-pub use strategy::{MigStrategy, resolve};
+pub use sharing::Earlier;
+pub use strategy::{MigStrategy, resolve, resolve_after};
 
 /// One thing that a container can be given: a MIG device, or a GPU as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,9 +50,9 @@ pub struct Device {
 }
 
 impl Device {
-    /// A device of which only the ID is known: a pod has held it since before this program was started, and the driver
-    /// does not have it.
-    pub fn known_by_id(id: DeviceId) -> Self {
+    /// A device of which only the ID is known, and the NUMA node that it had when it was handed out: a pod has held it
+    /// since before this program was started, and the driver may not have it.
+    pub fn known_by_id(id: DeviceId, numa_node: Option<u32>) -> Self {
         let (uuid, replica) = match id.0.split_once("::") {
             Some((uuid, number)) => {
                 (uuid, number.parse().ok().map(|number| Replica { number, alone: false }))
@@ -64,11 +65,22 @@ impl Device {
             gpu_index: u32::MAX,
             gpu_uuid: String::new(),
             mig: None,
-            numa_node: None,
+            numa_node,
             nodes: Vec::new(),
             reasons: vec![Reason::Gone],
             id,
         }
+    }
+
+    /// What the driver has under this device's UUID, if anything, as a whole GPU's or a slice's.
+    fn in_inventory(&self, inventory: &Inventory) -> Option<Self> {
+        inventory.gpus.iter().find_map(|gpu| {
+            if gpu.uuid == self.uuid {
+                return Some(Self::of_gpu(gpu));
+            }
+            let mig = gpu.mig_devices.iter().find(|mig| mig.uuid == self.uuid)?;
+            Some(Self::of_mig(gpu, mig))
+        })
     }
 
     /// Whether nothing but its ID is known.
@@ -81,9 +93,19 @@ impl Device {
         self.reasons.is_empty()
     }
 
+    /// Whether it is a GPU as a whole, or a replica of one.
+    pub fn is_whole_gpu(&self) -> bool {
+        self.uuid == self.gpu_uuid
+    }
+
     /// Whether `other` is this very device, rather than another one that came back under its UUID.
     pub fn is_same(&self, other: &Self) -> bool {
-        self.id == other.id
+        self.id == other.id && self.is_same_hardware(other)
+    }
+
+    /// Whether `other` is this device or a replica of it.
+    fn is_same_hardware(&self, other: &Self) -> bool {
+        self.uuid == other.uuid
             && self.gpu_uuid == other.gpu_uuid
             && match (&self.mig, &other.mig) {
                 (None, None) => {
@@ -198,6 +220,10 @@ impl fmt::Display for DeviceId {
 pub enum Reason {
     /// The driver no longer has it; it stays listed until nobody can be using the entry.
     Gone,
+    /// The driver has it, and it is no longer offered under this name; it stays listed as one that has gone does.
+    NotOffered,
+    /// Something of its GPU that is not to be used beside it is still listed and may be held; the text says what.
+    Blocked(String),
     /// Its GPU has fallen off the bus or needs a reset; the text has NVML's words.
     Lost(String),
     /// A call about it does not come back; the text says which.
@@ -212,8 +238,13 @@ pub enum Reason {
     OnHold,
     /// There is no driver to ask; the text says why.
     NoDriver(String),
-    /// Device nodes that a container needs are not there, and the configuration insists on them.
-    NodesMissing(Vec<PathBuf>),
+    /// Device nodes that a container needs are not there.
+    NodesMissing {
+        /// Which.
+        nodes: Vec<PathBuf>,
+        /// What makes those that open a slice, where it is known.
+        command: Option<String>,
+    },
     /// The configuration takes it out of use (`--withhold`); the text is the selector.
     WithheldByConfig(String),
     /// The CDI specification cannot describe it.
@@ -225,6 +256,8 @@ impl Reason {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Gone => "gone",
+            Self::NotOffered => "not_offered",
+            Self::Blocked(_) => "blocked",
             Self::Lost(_) => "lost",
             Self::NoAnswer(_) => "no_answer",
             Self::Unreadable(_) => "unreadable",
@@ -232,7 +265,7 @@ impl Reason {
             Self::RecoveryAction(_) => "recovery_action",
             Self::OnHold => "on_hold",
             Self::NoDriver(_) => "no_driver",
-            Self::NodesMissing(_) => "nodes_missing",
+            Self::NodesMissing { .. } => "nodes_missing",
             Self::WithheldByConfig(_) => "withheld_by_config",
             Self::Incomplete(_) => "incomplete",
         }
@@ -253,6 +286,10 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gone => f.write_str("the driver no longer has this device"),
+            Self::NotOffered => {
+                f.write_str("no longer offered under this name since the configuration or the layout changed")
+            }
+            Self::Blocked(why) => f.write_str(why),
             Self::Lost(why) => write!(f, "lost: {why}"),
             Self::NoAnswer(why) => write!(f, "does not answer: {why}"),
             Self::Unreadable(why) => write!(f, "cannot be read: {why}"),
@@ -260,9 +297,13 @@ impl fmt::Display for Reason {
             Self::RecoveryAction(action) => write!(f, "the driver asks for {action}"),
             Self::OnHold => f.write_str("on hold: SIGUSR1 was sent, and SIGUSR2 goes on"),
             Self::NoDriver(why) => write!(f, "no driver: {why}"),
-            Self::NodesMissing(nodes) => {
+            Self::NodesMissing { nodes, command } => {
                 let nodes: Vec<_> = nodes.iter().map(|node| node.display().to_string()).collect();
-                write!(f, "missing device node {}", nodes.join(", "))
+                write!(f, "missing device node {}", nodes.join(", "))?;
+                match command {
+                    Some(command) => write!(f, "; on the host, as root: {command}"),
+                    None => Ok(()),
+                }
             }
             Self::WithheldByConfig(selector) => write!(f, "withheld by the configuration: {selector}"),
             Self::Incomplete(why) => write!(f, "cannot be described to a container runtime: {why}"),
@@ -308,7 +349,8 @@ impl ResourceSet {
 /// Whether and which device nodes go into an answer (`--pass-device-specs`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceSpecs {
-    /// Those that exist (the default).
+    /// Those that exist (the default); but a slice is unhealthy without the nodes that open it, since no container could
+    /// use it.
     #[default]
     Existing,
     /// All of a device's own nodes; a device that lacks one is unhealthy (`true`).

@@ -15,6 +15,7 @@ use crate::nvml::error::CallError;
 use crate::nvml::models::Models;
 use crate::nvml::places::{Roots, sysfs_address};
 use crate::nvml::raw;
+use crate::nvml::stamps::Stamps;
 
 /// `NVML_FI_DEV_GET_GPU_RECOVERY_ACTION`
 const RECOVERY_ACTION: FieldId = FieldId(230);
@@ -30,6 +31,7 @@ pub(super) struct Reader<'a> {
     pub(super) minors: Option<&'a MigMinors>,
     pub(super) models: &'a mut Models,
     pub(super) told: &'a Mutex<BTreeMap<String, Told>>,
+    pub(super) stamps: &'a Stamps,
     /// Its NVML index.
     pub(super) index: u32,
     /// Its UUID, once told.
@@ -69,7 +71,7 @@ impl Reader<'_> {
         let uuid = calls.ask("nvmlDeviceGetUUID", || device.uuid())?;
         self.uuid = Some(uuid.clone());
         let minor = calls.ask("nvmlDeviceGetMinorNumber", || device.minor_number())?;
-        let mut told = lock(self.told).get(&uuid).copied().unwrap_or_default();
+        let mut told = lock(self.told).get(&uuid).cloned().unwrap_or_default();
         let mig_mode = match calls.ask("nvmlDeviceGetMigMode", || device.mig_mode()) {
             Ok(mode) => Some(MigMode { current: mode.current != 0, pending: mode.pending != 0 }),
             // The GPU or its driver is older than MIG. One that has told its mode is not, and whether it is cut into
@@ -102,12 +104,15 @@ impl Reader<'_> {
             node: caps::gpu_node(self.roots, minor),
             mig_devices: Vec::new(),
             empty_gpu_instances: Vec::new(),
+            hidden: Vec::new(),
             recovery_action,
             problem: None,
         };
         if gpu.mig_enabled() {
             self.mig_devices(&device, &mut gpu)?;
         }
+        let files = gpu.mig_devices.iter().filter_map(|found| found.access_file.as_deref()).collect();
+        self.stamps.retain(&caps::mig_folder(self.roots, minor), &files);
         Ok(gpu)
     }
 

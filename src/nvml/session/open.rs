@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use super::coordinator::{Coordinator, Ended};
 use super::ears::Ears;
+use super::linking::Linking;
 use super::stuck::Stuck;
 use super::threads::{self, OpenDriver, Range, Step, spawn};
 use super::{Id, Message, Report};
 use crate::inventory::{Problem, Trouble, TroubleKind};
 use crate::nvml::calls::Caller;
-use crate::nvml::enumerate::{Cache, Part};
+use crate::nvml::enumerate::{Cache, Part, SETTLING};
 use crate::nvml::error::DriverError;
 
 /// Looks that are asked for in a burst are this far apart.
@@ -48,6 +49,7 @@ pub(super) struct Open {
     uuids: BTreeMap<u32, String>,
     problems: Vec<Problem>,
     pub(super) ears: Ears,
+    pub(super) linking: Linking,
 }
 
 /// A look under way.
@@ -81,6 +83,7 @@ impl Open {
             uuids: BTreeMap::new(),
             problems: Vec::new(),
             ears: Ears::default(),
+            linking: Linking::default(),
         }
     }
 
@@ -91,6 +94,7 @@ impl Open {
         }
         self.stuck.give_up();
         self.ears.stop();
+        self.linking.stop();
         self.driver
     }
 
@@ -258,6 +262,11 @@ impl Open {
         self.next_look = session.rescan.map(|rescan| now + rescan);
         let roots = session.paths.roots();
         let inventory = self.driver.inventory(&roots, look.parts.into_values());
+        // Whether a slice is being made or hidden is told by time.
+        if inventory.gpus.iter().any(|gpu| gpu.hidden.iter().any(|slice| !slice.settled)) {
+            let soon = now + SETTLING;
+            self.next_look = Some(self.next_look.map_or(soon, |at| at.min(soon)));
+        }
         if !std::mem::replace(&mut self.looked, true) {
             let library = self.driver.library().display();
             tracing::info!(%library, driver = self.driver.version(), "opened NVML");
@@ -267,7 +276,10 @@ impl Open {
         self.uuids.extend(inventory.gpus.iter().map(|gpu| (gpu.index, gpu.uuid.clone())));
         // Every GPU that can be read is listened to.
         self.ears.want(session, &inventory.gpus);
-        Ok(session.report(Report::Inventory { inventory, began: look.began })?)
+        let gpus = inventory.gpus.clone();
+        session.report(Report::Inventory { inventory, began: look.began })?;
+        self.linking.want(session, &self.driver, &gpus);
+        Ok(())
     }
 
     /// A thread that nobody waited for has asked its GPU after all.

@@ -1,6 +1,6 @@
 //! A session that listens.
 
-use fake_nvml::EventType;
+use fake_nvml::{EventType, MigConfigChange, UnprivilegedEvents};
 
 use super::*;
 
@@ -34,6 +34,11 @@ async fn events_of_each_kind_come_with_what_they_are_about() {
         (Event::other(0x2000, 0), "0 - - fatal poison error"),
         (Event::other(0x4000, 0), "0 - - GPU unavailable"),
         (Event::other(0x8000, 1), "0 - - change of the recovery action"),
+        // What stands where an Xid has its instances is something else.
+        (on_1(Event::other(0x2, 0)).on_instance(7, 0), "1 - - double-bit ECC error"),
+        (on_1(Event::other(0x2000, 0)).on_instance(7, 0), "1 - - fatal poison error"),
+        (on_1(Event::other(0x4000, 0)).on_instance(1, 0), "1 - - GPU unavailable"),
+        (on_1(Event::other(0x8000, 1)).on_gpu_instance(1), "1 - - change of the recovery action"),
         (Event::mig_config_change(), "0 - - change of the MIG configuration"),
     ] {
         fake.node.send(&event).unwrap();
@@ -45,14 +50,24 @@ async fn events_of_each_kind_come_with_what_they_are_about() {
     }
     fake.node.send(&Event::xid(31)).unwrap();
     assert_eq!(words(&listener.event().await, &uuids), "0 - - Xid 31");
-    fake.update(|d| d.unprivileged = true);
-    fake.node.send(&on_1(Event::xid(94)).on_instance(1, 0)).unwrap();
-    assert_eq!(words(&listener.event().await, &uuids), "1 - - Xid 94");
+}
+
+#[tokio::test]
+async fn without_rights_events_are_the_gpus_where_the_driver_tells_them_as_documented() {
+    let mut description = one_h100(&["3g.40gb"]);
+    description.unprivileged = true;
+    description.unprivileged_events = UnprivilegedEvents::AsDocumented;
+    let fake = Fake::new(&description);
+    let mut listener = Listener::listening(&fake).await;
+    fake.node.send(&Event::xid(94).on_instance(1, 0)).unwrap();
+    assert_eq!(words(&listener.event().await, &uuids(&fake)), "0 - - Xid 94");
 }
 
 #[tokio::test]
 async fn a_change_of_the_mig_configuration_is_looked_at_without_being_asked() {
-    let fake = Fake::new(&one_h100(&["1g.10gb"]));
+    let mut description = one_h100(&["1g.10gb"]);
+    description.mig_config_change = MigConfigChange::WhenTold;
+    let fake = Fake::new(&description);
     let mut listener = Listener::listening(&fake).await;
     fake.update(|d| d.set_mig(0, &["3g.40gb"]));
     listener.expect_silence(Duration::from_millis(200)).await;

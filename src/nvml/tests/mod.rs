@@ -4,7 +4,9 @@ mod driver;
 mod events;
 mod gpus;
 mod hanging;
+mod links;
 mod mig;
+mod reads_only;
 mod session;
 
 use std::time::{Duration, Instant};

@@ -1,7 +1,8 @@
 //! Events, and the file that carries them from a node's owner to the loaded library.
 //!
 //! `fake-nvml/events` has one line for each event: GPU UUID, type bits, data, GPU instance ID and compute
-//! instance ID (`-` for none). It only grows; a client sees what was added after it registered.
+//! instance ID (`-` for none), and `split` or `whole` for whether the GPU had an instance. It only grows; a
+//! client sees what was added after it registered.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,7 @@ use crate::state::GpuState;
 pub(crate) const NO_INSTANCE: u32 = u32::MAX;
 
 const XID: u64 = 8;
-const MIG_CONFIG_CHANGE: u64 = 0x100;
+pub(crate) const MIG_CONFIG_CHANGE: u64 = 0x100;
 
 /// The types of events that a GPU can be said to offer: nvml.h's `nvmlEventType…` bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,10 +96,19 @@ impl Event {
     }
 
     pub(crate) fn line(&self, gpu: &GpuState) -> String {
+        self.line_of(&gpu.uuid, !gpu.instances.is_empty())
+    }
+
+    /// The event's line, of the GPU with this UUID, which has an instance or has none.
+    pub(crate) fn line_of(&self, uuid: &str, split: bool) -> String {
         let id = |id: Option<u32>| id.map_or_else(|| "-".to_owned(), |id| id.to_string());
-        format!("{} {:#x} {} {} {}\n", gpu.uuid, self.kind, self.data, id(self.gi), id(self.ci))
+        let split = if split { SPLIT } else { WHOLE };
+        format!("{uuid} {:#x} {} {} {} {split}\n", self.kind, self.data, id(self.gi), id(self.ci))
     }
 }
+
+const SPLIT: &str = "split";
+const WHOLE: &str = "whole";
 
 /// An event as a client gets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +118,8 @@ pub(crate) struct Received {
     pub(crate) data: u64,
     pub(crate) gi: u32,
     pub(crate) ci: u32,
+    /// Whether the GPU had an instance when it happened.
+    pub(crate) split: bool,
 }
 
 /// Reads a line; a broken one is nobody's event.
@@ -120,5 +132,6 @@ pub(crate) fn parse(line: &str) -> Option<Received> {
         "-" => Some(NO_INSTANCE),
         id => id.parse().ok(),
     };
-    Some(Received { gpu, kind, data, gi: id()?, ci: id()? })
+    let (gi, ci) = (id()?, id()?);
+    Some(Received { gpu, kind, data, gi, ci, split: words.next()? == SPLIT })
 }

@@ -43,12 +43,20 @@ pub(crate) fn make_character_device(path: &Path, major: u32, minor: u32) -> io::
     let name = CString::new(path.as_os_str().as_bytes())?;
     let device = libc::makedev(major, minor);
     // SAFETY: `name` is a C string that outlives the call.
-    let made = unsafe { libc::mknod(name.as_ptr(), libc::S_IFCHR | 0o666, device) };
-    if made != 0 {
+    let answer = unsafe { libc::mknod(name.as_ptr(), libc::S_IFCHR | 0o666, device) };
+    if answer != 0 {
         return Err(io::Error::last_os_error());
     }
     // The process's umask took bits away.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
+}
+
+/// Makes a socket's file that nobody listens on: it cannot be opened.
+pub(crate) fn make_socket_file(path: &Path) -> io::Result<()> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: `name` is a C string that outlives the call.
+    let made = unsafe { libc::mknod(name.as_ptr(), libc::S_IFSOCK | 0o600, 0) };
+    if made == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Waits. Not `thread::sleep`, so that the one place that plays a slow driver stands out from mistakes.

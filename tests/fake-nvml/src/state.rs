@@ -1,12 +1,20 @@
 //! What a description means: every ID, placement, minor and UUID decided.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use crate::{
-    DriverState, EventType, NodeError,
+    Code, DriverState, EventType, NodeError,
     catalogue::{self, Model, Profile},
-    description::{Description, Fault, Gpu, RecoveryAction},
-    layout, suggest,
+    description::{
+        Description, Fault, Gpu, MigConfigChange, MigOff, Nodes, Process, RecoveryAction, Rights, Situation,
+        UnopenableSlices, UnprivilegedEvents, UuidLookup,
+    },
+    layout,
+    pci::{default_pci, parse_pci},
+    suggest,
     topology::Connections,
     uuid,
 };
@@ -26,12 +34,36 @@ pub struct NodeState {
     pub cuda_version: i32,
     /// Whether the kernel driver is there.
     pub driver: DriverState,
-    /// Whether privileged calls are refused.
-    pub unprivileged: bool,
+    /// Whether a MIG device's handle names whatever is at its MIG index.
+    pub handles_reused: bool,
+    /// Whether entries of `proc` get another time of change with each call.
+    pub proc_times_move: bool,
+    /// What clients may do.
+    pub rights: Rights,
+    /// Minors of the capability nodes of instances that clients can open, where not all.
+    pub openable: Option<Vec<u32>>,
+    /// What NVML shows of a slice whose nodes the client cannot open.
+    pub unopenable_slices: UnopenableSlices,
+    /// What clients without admin and monitor hear of a GPU that has an instance.
+    pub unprivileged_events: UnprivilegedEvents,
+    /// What a look-up by UUID does while a GPU is lost.
+    pub uuid_lookup: UuidLookup,
+    /// When clients hear of a `MigConfigChange`.
+    pub mig_config_change: MigConfigChange,
+    /// `MigConfigChange` can be registered only for GPUs in MIG mode.
+    pub mig_event_needs_mig: bool,
     /// Versions of the profile query that the driver knows.
     pub profile_info_versions: Vec<u32>,
     /// The GPUs, by index.
     pub gpus: Vec<GpuState>,
+    /// Who makes the device nodes of instances that come.
+    pub nodes: Nodes,
+    /// How long capability files are ahead of what NVML lists.
+    pub file_gap: Duration,
+    /// What switching MIG mode off does while there are instances.
+    pub mig_off_with_instances: MigOff,
+    /// Codes that are answered in place of those that are expected.
+    pub codes: BTreeMap<Situation, Code>,
     /// How they are connected.
     pub connections: Connections,
     /// What goes wrong.
@@ -63,6 +95,10 @@ pub struct GpuState {
     pub mig_mode_pending: bool,
     /// What the GPU needs before it can be used again.
     pub recovery_action: RecoveryAction,
+    /// How long it takes to start, with persistence mode off.
+    pub start: Option<Duration>,
+    /// Processes that use it or its instances.
+    pub processes: Vec<Process>,
     /// The types of events that clients can register, where not all.
     pub events: Option<Vec<EventType>>,
     /// The MIG devices, by index, which can have holes.
@@ -96,6 +132,8 @@ pub struct MigState {
     pub gi_minor: u32,
     /// Capability minor of the compute instance.
     pub ci_minor: u32,
+    /// Not shown by NVML, though its files are there.
+    pub hidden: bool,
 }
 
 /// Where an instance lies.
@@ -120,6 +158,8 @@ pub struct GpuInstanceState {
     pub minor: u32,
     /// Tells it from one that had the same ID before.
     pub generation: u32,
+    /// It has no capability file.
+    pub access_file_gone: bool,
     /// Compute instances, in the order of the layout.
     pub compute: Vec<ComputeInstanceState>,
 }
@@ -137,6 +177,8 @@ pub struct ComputeInstanceState {
     pub minor: u32,
     /// MIG index of its MIG device.
     pub index: u32,
+    /// It has no capability file.
+    pub access_file_gone: bool,
 }
 
 impl NodeState {
@@ -149,7 +191,8 @@ impl NodeState {
         let mut written = Written::of(description);
         for (index, gpu) in description.gpus.iter().enumerate() {
             match resolve_gpu(index, count, gpu, &mut written) {
-                Ok(state) => {
+                Ok(mut state) => {
+                    state.recovery_action = state.recovery_action.or(description.recovery_action);
                     problems.extend(gpus.iter().filter_map(|other| clash(&state, other)));
                     gpus.push(state);
                 }
@@ -172,16 +215,36 @@ impl NodeState {
         if !problems.is_empty() {
             return Err(NodeError::Invalid { file: None, problems });
         }
+        let none = description.unprivileged;
         Ok(Self {
             driver_version: description.driver_version.clone(),
             cuda_version: description.cuda().unwrap_or(0),
             driver: description.driver,
-            unprivileged: description.unprivileged,
+            handles_reused: description.handles_reused,
+            proc_times_move: description.proc_times_move,
+            rights: if none { Rights::Held(Vec::new()) } else { description.rights.clone() },
+            openable: if none { Some(Vec::new()) } else { description.openable.clone() },
+            unopenable_slices: description.unopenable_slices,
+            unprivileged_events: description.unprivileged_events,
+            uuid_lookup: description.uuid_lookup,
+            mig_config_change: description.mig_config_change,
+            mig_event_needs_mig: description.mig_event_needs_mig,
             profile_info_versions: description.profile_info_versions.clone(),
             gpus,
+            nodes: description.nodes,
+            file_gap: Duration::from_millis(description.file_gap_ms),
+            mig_off_with_instances: description.mig_off_with_instances,
+            codes: description.codes(),
             connections,
-            faults: description.faults.clone(),
+            faults: description.all_faults(),
         })
+    }
+}
+
+impl NodeState {
+    /// Whether there is a driver that tells clients of instances made and destroyed.
+    pub(crate) fn tells_changes(&self) -> bool {
+        self.driver == DriverState::Loaded && self.mig_config_change == MigConfigChange::OnChange
     }
 }
 
@@ -306,6 +369,8 @@ fn resolve_gpu(
         mig_mode: gpu.mig,
         mig_mode_pending: gpu.mig_pending.unwrap_or(gpu.mig),
         recovery_action: gpu.recovery_action,
+        start: gpu.start_ms.map(Duration::from_millis),
+        processes: gpu.processes.clone(),
         events: gpu.events.clone(),
         mig: Vec::new(),
         instances: Vec::new(),
@@ -315,6 +380,12 @@ fn resolve_gpu(
         && let Err(more) = resolve_instances(&mut state, gpu)
     {
         problems.extend(more);
+    }
+    if problems.is_empty() {
+        let wrong = gpu.processes.iter().enumerate();
+        problems.extend(wrong.filter_map(|(at, process)| {
+            process.problem(&state).map(|problem| format!("processes[{at}].{problem}"))
+        }));
     }
     if problems.is_empty() { Ok(state) } else { Err(problems) }
 }
@@ -333,9 +404,11 @@ fn resolve_instances(state: &mut GpuState, gpu: &Gpu) -> Result<(), Vec<String>>
             }
         };
         let placement = Placement { start: placed.start, size: profile.size };
+        let hidden = instance.hidden;
         let mut instance = GpuInstanceState {
             gi: placed.gi,
             generation: instance.generation,
+            access_file_gone: instance.access_file_gone,
             minor: gi_minor(state.minor, placed.gi),
             placement,
             compute: Vec::new(),
@@ -351,6 +424,7 @@ fn resolve_instances(state: &mut GpuState, gpu: &Gpu) -> Result<(), Vec<String>>
                 sm,
                 minor,
                 index: 0,
+                access_file_gone: compute.access_file_gone,
             });
             devices.push((
                 compute.index,
@@ -369,6 +443,7 @@ fn resolve_instances(state: &mut GpuState, gpu: &Gpu) -> Result<(), Vec<String>>
                     sm,
                     gi_minor: instance.minor,
                     ci_minor: minor,
+                    hidden,
                 },
             ));
         }
@@ -403,27 +478,6 @@ fn number(state: &mut GpuState, devices: Vec<(Option<u32>, MigState)>) -> Vec<St
     }
     state.mig.sort_by_key(|device| device.index);
     problems
-}
-
-/// The addresses of a usual eight-GPU board, and on from there.
-fn default_pci(index: u32) -> String {
-    let (domain, place) = (index / 24, index % 24);
-    format!("{domain:04x}:{:02x}:00.0", 0x18 + 8 * place)
-}
-
-/// Domain, bus and device of an address as sysfs writes it.
-pub(crate) fn parse_pci(text: &str) -> Option<(u32, u32, u32)> {
-    let mut parts = text.split(':');
-    let (domain, bus, rest) = (parts.next()?, parts.next()?, parts.next()?);
-    let (device, function) = rest.split_once('.')?;
-    let hex = |digits: &str, length| {
-        (digits.len() == length).then(|| u32::from_str_radix(digits, 16).ok()).flatten()
-    };
-    hex(function, 1)?;
-    match parts.next() {
-        None => Some((hex(domain, 4).or_else(|| hex(domain, 8))?, hex(bus, 2)?, hex(device, 2)?)),
-        Some(_) => None,
-    }
 }
 
 /// Thirteen digits, as serial numbers have, from the UUID's.

@@ -1,20 +1,35 @@
 //! What people write: a node, in YAML or by builders that read as sentences.
 
+mod fault;
 mod instance;
+mod options;
+mod process;
+mod rights;
+mod situation;
 mod topology;
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 
+pub use fault::Fault;
 pub use instance::{ComputeInstance, Instance, UnknownProfile};
+pub use options::{AfterReset, DriverState, Lost, MigOff, Nodes, RecoveryAction};
+pub use process::Process;
+pub use rights::{MigConfigChange, Right, Rights, UnopenableSlices, UnprivilegedEvents, UuidLookup};
+pub use situation::Situation;
 pub use topology::{Branch, NvLinks, NvSwitch, Preset, Topology};
 
-use crate::{Code, EventType, NodeError, driver::CALLS, state::NodeState, suggest};
+use crate::{Code, EventType, NodeError, state::NodeState, suggest};
+
+/// The capability minors that instances have, of GPU 0's first to GPU 31's last.
+const FIRST_MINOR: u32 = 3;
+const LAST_MINOR: u32 = 4322;
 
 /// A node: its driver, its GPUs, and the faults that its driver plays.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key that people write")]
 pub struct Description {
     /// The driver's version, as `nvmlSystemGetDriverVersion` gives it.
     pub driver_version: String,
@@ -22,31 +37,55 @@ pub struct Description {
     pub cuda_version: String,
     /// Whether the kernel driver is there and fits the library.
     pub driver: DriverState,
-    /// The client has no privileges: calls that need them answer `NO_PERMISSION`.
+    /// What clients may do, where `FAKE_NVML_RIGHTS` does not say it for a process.
+    pub rights: Rights,
+    /// Clients have none of the rights and can open no capability node.
+    #[serde(skip_serializing_if = "is_false")]
     pub unprivileged: bool,
+    /// A MIG device's handle names whatever is at its MIG index, also after the device was destroyed.
+    #[serde(skip_serializing_if = "is_false")]
+    pub handles_reused: bool,
+    /// The entries of `proc` get another time of change with each call, as kernels before 4.17 give them one with each
+    /// look.
+    #[serde(skip_serializing_if = "is_false")]
+    pub proc_times_move: bool,
+    /// Minors of the capability nodes of instances that clients can open; all where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub openable: Option<Vec<u32>>,
+    /// What NVML shows of a slice whose nodes the client cannot open.
+    pub unopenable_slices: UnopenableSlices,
+    /// What clients without admin and monitor hear of a GPU that has an instance.
+    pub unprivileged_events: UnprivilegedEvents,
+    /// What a look-up by UUID does while a GPU is lost.
+    pub uuid_lookup: UuidLookup,
+    /// When clients hear of a `MigConfigChange`.
+    pub mig_config_change: MigConfigChange,
+    /// `MigConfigChange` can be registered only for GPUs in MIG mode.
+    pub mig_event_needs_mig: bool,
+    /// What the driver asks for to recover the whole node: every GPU shows it.
+    pub recovery_action: RecoveryAction,
     /// Which versions of the GPU instance profile query the driver knows; an old one knows only 1.
     pub profile_info_versions: Vec<u32>,
     /// The GPUs, by NVML index.
     pub gpus: Vec<Gpu>,
+    /// Who makes the device nodes of instances that come.
+    pub nodes: Nodes,
+    /// How long the capability file of an instance is there before NVML lists it, and gone before NVML stops to, in ms.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub file_gap_ms: u64,
+    /// What switching MIG mode off does while there are instances.
+    pub mig_off_with_instances: MigOff,
+    /// What a reset makes of instances.
+    pub instances_after_reset: AfterReset,
+    /// Codes to answer in place of those that are expected, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub codes: BTreeMap<Situation, String>,
     /// How they are connected.
     #[serde(skip_serializing_if = "Topology::is_default")]
     pub topology: Topology,
     /// What goes wrong, first match first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<Fault>,
-}
-
-/// Whether the kernel driver is there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum DriverState {
-    /// It is, and all works.
-    #[default]
-    Loaded,
-    /// It is not: `DRIVER_NOT_LOADED`, and no files in `dev` and `proc`.
-    NotLoaded,
-    /// It is another version than the library: `LIB_RM_VERSION_MISMATCH`.
-    VersionMismatch,
 }
 
 /// A GPU.
@@ -89,6 +128,16 @@ pub struct Gpu {
     /// The GPU instances, in the order they were made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layout: Vec<Instance>,
+    /// Persistence mode is off: the GPU starts when it is opened and nobody else has it open, and this is how long
+    /// that takes, in ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_ms: Option<u64>,
+    /// Whether it has fallen off the bus.
+    #[serde(default, skip_serializing_if = "Lost::is_no")]
+    pub lost: Lost,
+    /// Processes that use it or its instances.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub processes: Vec<Process>,
     /// What the driver asks for to recover the GPU: NVML field 230.
     #[serde(default)]
     pub recovery_action: RecoveryAction,
@@ -114,84 +163,14 @@ fn is_one(count: &u32) -> bool {
     *count <= 1
 }
 
-/// What a GPU needs before it can be used again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[repr(u32)]
-pub enum RecoveryAction {
-    /// Nothing: it can be used.
-    #[default]
-    None = 0,
-    /// A reset of the GPU.
-    Reset = 1,
-    /// A reboot of the node.
-    Reboot = 2,
-    /// Its peer-to-peer traffic must end.
-    DrainP2p = 3,
-    /// Its work must end, then a reset.
-    DrainAndReset = 4,
-    /// Its IMEX domain must be recovered.
-    RecoverImex = 5,
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(value: &u64) -> bool {
+    *value == 0
 }
 
-/// Something that goes wrong, or takes long, in some calls.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Fault {
-    /// A function's name, or `*` for all but `nvmlInit…`, `nvmlShutdown` and `nvmlEventSetFree`.
-    pub call: String,
-    /// Only calls about the GPU of this index. With `*`, waits for events are left alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gpu: Option<u32>,
-    /// Only calls about this MIG device of that GPU, by MIG index.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mig: Option<u32>,
-    /// The code to answer, e.g. `GPU_IS_LOST`. Without it the call goes on, after the delay.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// How long the call takes, in ms.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub delay_ms: Option<u64>,
-}
-
-impl Fault {
-    /// `call` answers the code of that name.
-    #[must_use]
-    pub fn error(call: &str, code: &str) -> Self {
-        Self { call: call.to_owned(), gpu: None, mig: None, error: Some(code.to_owned()), delay_ms: None }
-    }
-
-    /// `call` takes `ms` milliseconds.
-    #[must_use]
-    pub fn delay(call: &str, ms: u64) -> Self {
-        Self { call: call.to_owned(), gpu: None, mig: None, error: None, delay_ms: Some(ms) }
-    }
-
-    /// Only for this GPU, by index.
-    #[must_use]
-    pub fn on_gpu(mut self, index: u32) -> Self {
-        self.gpu = Some(index);
-        self
-    }
-
-    /// Only for this MIG device, by GPU index and MIG index.
-    #[must_use]
-    pub fn on_mig(mut self, gpu: u32, mig: u32) -> Self {
-        self.gpu = Some(gpu);
-        self.mig = Some(mig);
-        self
-    }
-
-    /// As well takes `ms` milliseconds.
-    #[must_use]
-    pub fn after_ms(mut self, ms: u64) -> Self {
-        self.delay_ms = Some(ms);
-        self
-    }
-
-    pub(crate) fn code(&self) -> Option<Code> {
-        self.error.as_deref().and_then(Code::from_name)
-    }
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 impl Default for Description {
@@ -200,9 +179,24 @@ impl Default for Description {
             driver_version: "580.95.05".to_owned(),
             cuda_version: "13.0".to_owned(),
             driver: DriverState::Loaded,
+            rights: Rights::default(),
             unprivileged: false,
+            handles_reused: false,
+            proc_times_move: false,
+            openable: None,
+            unopenable_slices: UnopenableSlices::default(),
+            unprivileged_events: UnprivilegedEvents::default(),
+            uuid_lookup: UuidLookup::default(),
+            mig_config_change: MigConfigChange::default(),
+            mig_event_needs_mig: false,
+            recovery_action: RecoveryAction::None,
             profile_info_versions: vec![1, 2, 3],
             gpus: Vec::new(),
+            nodes: Nodes::default(),
+            file_gap_ms: 0,
+            mig_off_with_instances: MigOff::default(),
+            instances_after_reset: AfterReset::default(),
+            codes: BTreeMap::new(),
             topology: Topology::default(),
             faults: Vec::new(),
         }
@@ -246,6 +240,13 @@ impl Description {
     #[must_use]
     pub fn with_mig_mode(mut self, gpu: usize, on: bool) -> Self {
         self.set_mig_mode(gpu, on);
+        self
+    }
+
+    /// Gives clients these rights and no others.
+    #[must_use]
+    pub fn with_rights(mut self, rights: &[Right]) -> Self {
+        self.rights = Rights::Held(rights.to_vec());
         self
     }
 
@@ -346,6 +347,17 @@ impl Description {
         self
     }
 
+    pub(crate) fn codes(&self) -> BTreeMap<Situation, Code> {
+        let codes = self.codes.iter();
+        codes.filter_map(|(situation, name)| Some((*situation, Code::from_name(name)?))).collect()
+    }
+
+    /// The faults that are written, then those of lost GPUs.
+    pub(crate) fn all_faults(&self) -> Vec<Fault> {
+        let lost = (0..).zip(&self.gpus).flat_map(|(index, gpu)| Fault::of_lost(index, gpu.lost));
+        self.faults.iter().cloned().chain(lost).collect()
+    }
+
     /// What is wrong with everything but the GPUs.
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -358,28 +370,28 @@ impl Description {
         if let Some(version) = self.profile_info_versions.iter().find(|version| !(1..=3).contains(*version)) {
             problems.push(format!("profileInfoVersions: {version} is none; allowed: 1, 2, 3"));
         }
+        if !self.recovery_action.is_of_node() {
+            problems.push(
+                "recoveryAction: the node's can be none, reboot or recoverImex; others are a GPU's"
+                    .to_owned(),
+            );
+        }
+        if self.unprivileged && (self.rights != Rights::default() || self.openable.is_some()) {
+            problems
+                .push("unprivileged: means no rights and no nodes; leave out rights and openable".to_owned());
+        }
+        let minors = self.openable.iter().flatten();
+        if let Some(minor) = minors.copied().find(|minor| !(FIRST_MINOR..=LAST_MINOR).contains(minor)) {
+            problems.push(format!(
+                "openable: {minor} is no instance's capability minor; allowed: {FIRST_MINOR} to {LAST_MINOR}"
+            ));
+        }
+        for (situation, name) in self.codes.iter().filter(|(_, name)| Code::from_name(name).is_none()) {
+            let hint = suggest::allowed(name, Code::ALL.iter().map(|code| code.name()));
+            problems.push(format!("codes: no code {name:?} for {situation:?}; {hint}"));
+        }
         for (index, fault) in self.faults.iter().enumerate() {
-            let key = format!("faults[{index}]");
-            if fault.call != "*" && !CALLS.contains(&fault.call.as_str()) {
-                let hint = suggest::allowed(&fault.call, CALLS.iter().copied());
-                problems.push(format!("{key}.call: no function {:?}; {hint}, or \"*\"", fault.call));
-            }
-            if let Some(gpu) = fault.gpu
-                && gpu as usize >= self.gpus.len()
-            {
-                problems.push(format!("{key}.gpu: {gpu} is none of the {} GPUs", self.gpus.len()));
-            }
-            if fault.mig.is_some() && fault.gpu.is_none() {
-                problems.push(format!("{key}.mig: needs gpu, whose MIG device it is"));
-            }
-            match (&fault.error, fault.delay_ms) {
-                (Some(name), _) if fault.code().is_none() => {
-                    let hint = suggest::allowed(name, Code::ALL.iter().map(|code| code.name()));
-                    problems.push(format!("{key}.error: no code {name:?}; {hint}"));
-                }
-                (None, None) => problems.push(format!("{key}: needs error, delayMs, or both")),
-                _ => {}
-            }
+            problems.extend(fault.problems(&format!("faults[{index}]"), self.gpus.len()));
         }
         problems
     }

@@ -3,17 +3,17 @@
 use std::{
     ffi::c_int,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
 use super::{
     ffi::{Answer, Handle},
-    handles::{InstanceKey, Object},
-    node,
+    handles::{InstanceKey, Named, Object},
+    node, rights,
 };
 use crate::{
-    Code, Fault,
+    Code, Fault, Right, Situation, UnopenableSlices,
     driver::CALLS,
     host,
     state::{ComputeInstanceState, GpuInstanceState, GpuState, MigState, NodeState},
@@ -45,7 +45,9 @@ impl Id {
 /// Runs the body of a function that needs no initialised NVML. Only faults that name it apply.
 pub(super) fn init(id: &Id, body: impl FnOnce(&Call) -> Answer) -> c_int {
     answer(id, |name| {
-        let call = Call { name, exempt: true, state: node::state()? };
+        let state = node::state()?;
+        node::move_times(&state);
+        let call = Call { name, exempt: true, state };
         call.fault(None, None)?;
         body(&call)
     })
@@ -58,6 +60,7 @@ pub(super) fn call(id: &Id, body: impl FnOnce(&Call) -> Answer) -> c_int {
             return Err(Code::UNINITIALIZED);
         }
         let state = node::state()?;
+        node::move_times(&state);
         // A set that cannot be freed says nothing about the driver, and clients free them in destructors: so it can be
         // given back when the driver has gone, too.
         let exempt = name == "nvmlEventSetFree";
@@ -74,6 +77,8 @@ fn answer(id: &Id, body: impl FnOnce(&'static str) -> Answer) -> c_int {
     // A mistake in the fake must not take the client down.
     let answered = catch_unwind(AssertUnwindSafe(|| {
         id.count();
+        // Waits while another call holds the library.
+        drop(library());
         body(id.name)
     }));
     match answered {
@@ -83,14 +88,21 @@ fn answer(id: &Id, body: impl FnOnce(&'static str) -> Answer) -> c_int {
     }
 }
 
+/// The lock that a slow call of the library can hold, so that every other call of the process waits.
+static LIBRARY: Mutex<()> = Mutex::new(());
+
+fn library() -> MutexGuard<'static, ()> {
+    LIBRARY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Takes as long as these faults say, or until they are taken out of the description.
 pub(super) fn delay<'a>(faults: impl IntoIterator<Item = &'a Fault>) {
-    for fault in faults {
-        let end = Instant::now() + Duration::from_millis(fault.delay_ms.unwrap_or(0));
-        let stands = || node::state().is_ok_and(|now| now.faults.contains(fault));
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() || !stands() {
+    for fault in faults.into_iter().filter(|fault| fault.slows()) {
+        let _held = fault.holds_library.then(library);
+        let end = fault.delay_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
+        while node::state().is_ok_and(|now| now.faults.contains(fault)) {
+            let left = end.map_or(STEP_OF_A_DELAY, |end| end.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
                 break;
             }
             host::pause(left.min(STEP_OF_A_DELAY));
@@ -133,11 +145,20 @@ impl Call {
     pub(super) fn fault(&self, gpu: Option<u32>, mig: Option<u32>) -> Answer {
         for fault in self.faults(gpu, mig) {
             delay([fault]);
-            if let Some(code) = fault.code() {
+            if let (Some(calls), Some(gpu)) = (fault.unavailable_after, gpu) {
+                node::note_hit(&self.state, fault, calls, gpu);
+            }
+            if let Some(code) = fault.code().filter(|_| !fault.late) {
                 return Err(code);
             }
         }
         Ok(())
+    }
+
+    /// The code with which this call fails when its work has begun.
+    pub(super) fn fails_late(&self, gpu: u32, mig: Option<u32>) -> Option<Code> {
+        let faults = self.faults(None, None).chain(self.faults(Some(gpu), mig));
+        faults.filter(|fault| fault.late).find_map(Fault::code)
     }
 
     /// The faults that apply to calls about exactly this GPU (`None`: about no certain one) or MIG device.
@@ -148,6 +169,20 @@ impl Call {
         })
     }
 
+    /// The code for a situation.
+    pub(super) fn code(&self, situation: Situation) -> Code {
+        self.state.codes.get(&situation).copied().unwrap_or_else(|| situation.default_code())
+    }
+
+    /// What a handle names, if it names anything.
+    fn object(&self, handle: Handle) -> Result<Object, Code> {
+        match node::shared().handles.get(handle) {
+            Named::Object(object) => Ok(object),
+            Named::Gone => Err(self.code(Situation::GoneHandle)),
+            Named::Never => Err(Code::INVALID_ARGUMENT),
+        }
+    }
+
     /// The GPU of that index; faults of that GPU apply.
     pub(super) fn gpu_at(&self, index: usize) -> Result<&GpuState, Code> {
         let gpu = self.state.gpus.get(index).ok_or(Code::INVALID_ARGUMENT)?;
@@ -155,9 +190,16 @@ impl Call {
         Ok(gpu)
     }
 
+    /// What a handle names, for what is told only to those who can use it.
+    pub(super) fn readable(&self, handle: Handle) -> Result<Device<'_>, Code> {
+        let device = self.device(handle)?;
+        self.reads(device)?;
+        Ok(device)
+    }
+
     /// What a handle names; its faults apply.
     pub(super) fn device(&self, handle: Handle) -> Result<Device<'_>, Code> {
-        let object = node::shared().handles.get(handle)?;
+        let object = self.object(handle)?;
         match object {
             Object::Gpu(uuid) => {
                 // It has fallen off the bus: it was there when the handle was given out.
@@ -168,7 +210,15 @@ impl Call {
             Object::Mig(key, ci) => {
                 let (gpu, _) = self.find(&key)?;
                 let mig = gpu.mig.iter().find(|mig| mig.gi == key.gi && mig.ci == ci);
-                let mig = mig.ok_or(Code::INVALID_ARGUMENT)?;
+                let mig =
+                    mig.filter(|mig| self.shows(mig)).ok_or_else(|| self.code(Situation::GoneHandle))?;
+                self.fault(Some(gpu.index), Some(mig.index))?;
+                Ok(Device::Mig(gpu, mig))
+            }
+            Object::Slot(uuid, index) => {
+                let gpu = self.state.gpus.iter().find(|gpu| gpu.uuid == uuid).ok_or(Code::GPU_IS_LOST)?;
+                let mig = gpu.mig.iter().find(|mig| mig.index == index);
+                let mig = mig.ok_or_else(|| self.code(Situation::GoneHandle))?;
                 self.fault(Some(gpu.index), Some(mig.index))?;
                 Ok(Device::Mig(gpu, mig))
             }
@@ -200,7 +250,7 @@ impl Call {
 
     /// The GPU instance that a handle names; faults of its GPU apply.
     pub(super) fn instance(&self, handle: Handle) -> Result<(&GpuState, &GpuInstanceState), Code> {
-        let Object::Instance(key) = node::shared().handles.get(handle)? else {
+        let Object::Instance(key) = self.object(handle)? else {
             return Err(Code::INVALID_ARGUMENT);
         };
         let (gpu, instance) = self.find(&key)?;
@@ -213,30 +263,60 @@ impl Call {
         &self,
         handle: Handle,
     ) -> Result<(&GpuState, &GpuInstanceState, &ComputeInstanceState), Code> {
-        let Object::Compute(key, ci) = node::shared().handles.get(handle)? else {
+        let Object::Compute(key, ci) = self.object(handle)? else {
             return Err(Code::INVALID_ARGUMENT);
         };
         let (gpu, instance) = self.find(&key)?;
         let compute = instance.compute.iter().find(|compute| compute.ci == ci);
-        let compute = compute.ok_or(Code::INVALID_ARGUMENT)?;
+        let compute = compute.ok_or_else(|| self.code(Situation::GoneHandle))?;
         self.fault(Some(gpu.index), Some(compute.index))?;
         Ok((gpu, instance, compute))
     }
 
     fn find(&self, key: &InstanceKey) -> Result<(&GpuState, &GpuInstanceState), Code> {
-        let gpu = self.state.gpus.iter().find(|gpu| gpu.uuid == key.gpu).ok_or(Code::INVALID_ARGUMENT)?;
-        let instance = gpu.instance(key.gi).ok_or(Code::INVALID_ARGUMENT)?;
+        let gpu = self.state.gpus.iter().find(|gpu| gpu.uuid == key.gpu);
+        let gpu = gpu.ok_or_else(|| self.code(Situation::GoneHandle))?;
+        let instance = gpu.instance(key.gi).ok_or_else(|| self.code(Situation::GoneHandle))?;
         Ok((gpu, instance))
     }
 
-    /// Refuses a client without privileges.
-    pub(super) fn privileged(&self) -> Answer {
-        if self.state.unprivileged { Err(Code::NO_PERMISSION) } else { Ok(()) }
+    /// Refuses a client that is no administrator.
+    pub(super) fn admin(&self) -> Answer {
+        self.one_of(&[Right::Admin])
+    }
+
+    /// Refuses a client that may neither configure MIG nor do anything.
+    pub(super) fn config(&self) -> Answer {
+        self.one_of(&[Right::Config, Right::Admin])
+    }
+
+    /// Refuses a client that may not see a whole GPU that has instances; administrators are no exception.
+    pub(super) fn monitor(&self, gpu: &GpuState) -> Answer {
+        if gpu.instances.is_empty() { Ok(()) } else { self.one_of(&[Right::Monitor]) }
+    }
+
+    fn one_of(&self, rights: &[Right]) -> Answer {
+        let held = rights.iter().any(|right| rights::has(&self.state, *right));
+        if held { Ok(()) } else { Err(Code::NO_PERMISSION) }
+    }
+
+    /// Whether this client is shown a slice.
+    pub(super) fn shows(&self, mig: &MigState) -> bool {
+        let hides = self.state.unopenable_slices == UnopenableSlices::Hidden;
+        !mig.hidden && (!hides || rights::can_open(&self.state, mig))
+    }
+
+    /// Refuses what is told only to those who can use the slice, or see all.
+    pub(super) fn reads(&self, device: Device<'_>) -> Answer {
+        let Device::Mig(_, mig) = device else { return Ok(()) };
+        let refuses = self.state.unopenable_slices == UnopenableSlices::Unreadable;
+        if refuses && !rights::can_open(&self.state, mig) { self.one_of(&[Right::Monitor]) } else { Ok(()) }
     }
 }
 
 /// A GPU's handle.
 pub(super) fn gpu_handle(gpu: &GpuState) -> Handle {
+    node::open(gpu);
     node::shared().handles.of(Object::Gpu(gpu.uuid.clone()))
 }
 
@@ -251,7 +331,12 @@ pub(super) fn compute_handle(gpu: &GpuState, instance: &GpuInstanceState, ci: u3
 }
 
 /// A MIG device's handle.
-pub(super) fn mig_handle(gpu: &GpuState, mig: &MigState) -> Result<Handle, Code> {
+pub(super) fn mig_handle(call: &Call, gpu: &GpuState, mig: &MigState) -> Result<Handle, Code> {
+    node::open(gpu);
+    node::make_nodes(&call.state, &[mig.gi_minor, mig.ci_minor]);
+    if call.state.handles_reused {
+        return Ok(node::shared().handles.of(Object::Slot(gpu.uuid.clone(), mig.index)));
+    }
     let instance = gpu.instance(mig.gi).ok_or(Code::NOT_FOUND)?;
     Ok(node::shared().handles.of(Object::Mig(key(gpu, instance), mig.ci)))
 }

@@ -21,8 +21,8 @@ use super::{
     node,
 };
 use crate::{
-    Code,
-    event::{self, NO_INSTANCE, Received},
+    Code, UnprivilegedEvents,
+    event::{self, MIG_CONFIG_CHANGE, NO_INSTANCE, Received},
     host::Watch,
     node::events_file,
     state::GpuState,
@@ -60,6 +60,9 @@ exports! { call call;
         // Only whole GPUs are reported on.
         let Device::Gpu(gpu) = call.device(device)? else { return Err(Code::NOT_SUPPORTED) };
         if types & !supported(gpu) != 0 {
+            return Err(Code::NOT_SUPPORTED);
+        }
+        if types & MIG_CONFIG_CHANGE != 0 && call.state.mig_event_needs_mig && !gpu.mig_mode {
             return Err(Code::NOT_SUPPORTED);
         }
         set.register(gpu, types);
@@ -126,8 +129,8 @@ impl EventSet {
         entry.0 |= types;
     }
 
-    /// The next event that was asked for.
-    fn next(&self) -> Option<Received> {
+    /// The next event that was asked for and that the client may hear of.
+    fn next(&self, may_hear: impl Fn(&Received) -> bool) -> Option<Received> {
         let root = node::root()?;
         let mut heard = self.heard();
         let mut file = File::open(events_file(root)).ok()?;
@@ -141,6 +144,7 @@ impl EventSet {
             let wanted = event::parse(&line).filter(|event| {
                 let registered = heard.registered.get(&event.gpu);
                 registered.is_some_and(|(types, since)| event.kind & types != 0 && at >= *since)
+                    && may_hear(event)
             });
             if wanted.is_some() {
                 return wanted;
@@ -172,9 +176,11 @@ fn wait(call: &Call, set: Handle, nowhere: bool, timeout_ms: u32) -> Result<Even
         if let Some(code) = failed(call, &set, &state) {
             return Err(code);
         }
-        if let Some(event) = set.next() {
-            // Without privileges a client hears of the whole GPU only.
-            let instance = |id| if state.unprivileged { NO_INSTANCE } else { id };
+        let hears_all = node::shared().hears_all;
+        let hears_some = state.unprivileged_events == UnprivilegedEvents::AsDocumented;
+        if let Some(event) = set.next(|event| hears_all || hears_some || !event.split) {
+            // Who does not hear all hears of the whole GPU only.
+            let instance = |id| if hears_all { id } else { NO_INSTANCE };
             return Ok(EventData {
                 device: node::shared().handles.of(Object::Gpu(event.gpu)),
                 kind: event.kind,
@@ -187,6 +193,7 @@ fn wait(call: &Call, set: Handle, nowhere: bool, timeout_ms: u32) -> Result<Even
         if left.is_zero() {
             return Err(Code::TIMEOUT);
         }
+        let left = node::coming_in().map_or(left, |soon| left.min(soon));
         match &set.watch {
             Some(watch) => watch.wait(left),
             None => crate::host::pause(left.min(UNWATCHED)),

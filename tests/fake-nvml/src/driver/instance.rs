@@ -1,4 +1,4 @@
-//! Calls about the GPU instances and compute instances that are there. Most are for privileged clients.
+//! Calls about the GPU instances and compute instances that are there. Most are for those who may configure MIG.
 #![allow(non_snake_case, reason = "NVML's names")]
 
 use super::{
@@ -14,7 +14,7 @@ exports! { call call;
     /// All of one profile; the caller's array has room for as many as the profile can have.
     fn nvmlDeviceGetGpuInstances(device: Handle, profile: u32, instances: Array<Handle>, count: Out<u32>) {
         let gpu = call.mig_gpu(device)?;
-        call.privileged()?;
+        call.config()?;
         let known = gpu.model.profiles.iter().any(|known| known.id == profile);
         let found: Vec<Handle> = gpu
             .instances
@@ -30,7 +30,7 @@ exports! { call call;
     }
     fn nvmlDeviceGetGpuInstanceById(device: Handle, id: u32, instance: Out<Handle>) {
         let gpu = call.mig_gpu(device)?;
-        call.privileged()?;
+        call.config()?;
         instance.put(instance_handle(gpu, gpu.instance(id).ok_or(Code::NOT_FOUND)?))
     }
     fn nvmlGpuInstanceGetInfo(instance: Handle, info: Out<InstanceInfo>) {
@@ -47,7 +47,7 @@ exports! { call call;
         instance: Handle, profile: u32, computes: Array<Handle>, count: Out<u32>,
     ) {
         let (gpu, instance) = call.instance(instance)?;
-        call.privileged()?;
+        call.config()?;
         let found: Vec<Handle> = instance
             .compute
             .iter()
@@ -59,7 +59,7 @@ exports! { call call;
     }
     fn nvmlGpuInstanceGetComputeInstanceById(instance: Handle, id: u32, compute: Out<Handle>) {
         let (gpu, instance) = call.instance(instance)?;
-        call.privileged()?;
+        call.config()?;
         let found = instance.compute.iter().find(|compute| compute.ci == id).ok_or(Code::NOT_FOUND)?;
         call.fault(Some(gpu.index), Some(found.index))?;
         compute.put(compute_handle(gpu, instance, found.ci))
@@ -76,7 +76,7 @@ fn compute_info(call: &super::call::Call, compute: Handle) -> Result<ComputeInfo
     let (gpu, instance, compute) = call.compute(compute)?;
     let mig = gpu.mig.iter().find(|mig| mig.index == compute.index).ok_or(Code::UNKNOWN)?;
     Ok(ComputeInfo {
-        device: mig_handle(gpu, mig)?,
+        device: mig_handle(call, gpu, mig)?,
         instance: instance_handle(gpu, instance),
         id: compute.ci,
         profile_id: compute_profile_id(compute.placement.size).unwrap_or(u32::MAX),

@@ -6,15 +6,14 @@ use super::{
     call::{Device, gpu_handle, mig_handle},
     exports,
     ffi::{Handle, Out},
-    profiles::engines,
 };
-use crate::Code;
+use crate::{Code, Situation};
 
 exports! { call call;
     fn nvmlDeviceGetMigMode(device: Handle, current: Out<u32>, pending: Out<u32>) {
         let gpu = call.gpu(device)?;
         if !gpu.model.knows_mig() {
-            return Err(Code::NOT_SUPPORTED);
+            return Err(call.code(Situation::WithoutMig));
         }
         if current.is_null() || pending.is_null() {
             return Err(Code::INVALID_ARGUMENT);
@@ -33,15 +32,16 @@ exports! { call call;
     fn nvmlDeviceGetMigDeviceHandleByIndex(device: Handle, index: u32, mig: Out<Handle>) {
         let gpu = call.gpu(device)?;
         if !gpu.model.knows_mig() {
-            return Err(Code::NOT_SUPPORTED);
+            return Err(call.code(Situation::WithoutMig));
         }
         if gpu.mig_mode && index >= gpu.model.compute_slices {
-            return Err(Code::INVALID_ARGUMENT);
+            return Err(call.code(Situation::PastLastMigDevice));
         }
         // A hole is as good as the end: only NOT_FOUND up to the maximum says that nothing comes.
-        let found = gpu.mig.iter().find(|mig| mig.index == index).ok_or(Code::NOT_FOUND)?;
+        let found = gpu.mig.iter().find(|mig| mig.index == index && call.shows(mig));
+        let found = found.ok_or(Code::NOT_FOUND)?;
         call.fault(Some(gpu.index), Some(found.index))?;
-        mig.put(mig_handle(gpu, found)?)
+        mig.put(mig_handle(call, gpu, found)?)
     }
     fn nvmlDeviceGetDeviceHandleFromMigDeviceHandle(mig: Handle, device: Out<Handle>) {
         let (gpu, _) = call.mig(mig)?;
@@ -54,10 +54,10 @@ exports! { call call;
         id.put(call.mig(device)?.1.ci)
     }
     fn nvmlDeviceGetAttributes(device: Handle, attributes: Out<Attributes>) {
-        attributes.put(attributes_of(call.device(device)?)?)
+        attributes.put(attributes_of(call.readable(device)?)?)
     }
     fn nvmlDeviceGetAttributes_v2(device: Handle, attributes: Out<Attributes>) {
-        attributes.put(attributes_of(call.device(device)?)?)
+        attributes.put(attributes_of(call.readable(device)?)?)
     }
 }
 
@@ -65,12 +65,12 @@ fn attributes_of(device: Device<'_>) -> Result<Attributes, Code> {
     let Device::Mig(gpu, mig) = device else { return Err(Code::NOT_SUPPORTED) };
     let instance = gpu.instance(mig.gi).ok_or(Code::NOT_FOUND)?;
     let compute = instance.compute.iter().find(|compute| compute.ci == mig.ci).ok_or(Code::NOT_FOUND)?;
-    let engines = engines(&instance.profile);
+    let engines = instance.profile.engines;
     Ok(Attributes {
         sm: mig.sm,
         copy_engines: engines.copy,
         decoders: engines.decoders,
-        encoders: 0,
+        encoders: engines.encoders,
         jpeg: engines.jpeg,
         ofa: engines.ofa,
         gi_slices: instance.profile.g,

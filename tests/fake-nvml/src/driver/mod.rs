@@ -15,6 +15,7 @@ mod lifecycle;
 mod mig;
 mod node;
 mod profiles;
+mod rights;
 mod system;
 mod topology;
 mod unsupported;

@@ -81,18 +81,6 @@ fn a_fault_ends_a_wait_under_way() {
 }
 
 #[test]
-fn a_client_without_privileges_hears_of_the_gpu_only() {
-    let mut description = Description::h100s(1).with_mig(0, &["3g.40gb"]);
-    description.unprivileged = true;
-    let (_folder, node) = node(&description);
-    let client = Client::of(&node);
-    let set = client.listen(&[client.gpu(0).unwrap()], XID);
-    node.send(&Event::xid(94).on_instance(1, 0)).unwrap();
-    let event = client.wait(set, 500).unwrap();
-    assert_eq!((event.gpuInstanceId, event.computeInstanceId), (NONE, NONE));
-}
-
-#[test]
 fn mig_devices_and_unknown_types_cannot_be_listened_to() {
     let (_folder, node) = node(&Description::of("tesla-t4", 1).and("a30-24gb", 1).with_mig(1, &["4g.24gb"]));
     let client = Client::of(&node);
