@@ -128,14 +128,14 @@ impl Released {
 mod tests {
     use super::*;
 
-    const AFTER: Duration = Duration::from_secs(300);
+    const AFTER: Duration = Duration::from_mins(5);
 
-    fn lost() -> Option<Trouble> {
-        Some(Trouble::lost("GPU is lost"))
+    fn lost() -> Trouble {
+        Trouble::lost("GPU is lost")
     }
 
     fn minutes(minutes: u64) -> Duration {
-        Duration::from_secs(60 * minutes)
+        Duration::from_mins(minutes)
     }
 
     #[test]
@@ -143,14 +143,14 @@ mod tests {
         let mut released = Released::new(Some(AFTER));
         released.count(4);
         let mut now = Instant::now();
-        released.asked(3, Some("GPU-3".to_owned()), lost(), now);
+        released.asked(3, Some("GPU-3".to_owned()), Some(lost()), now);
         released.asked(2, None, None, now);
         assert_eq!((released.gpus(), released.deadline()), (vec![], Some(now + AFTER)));
-        released.asked(3, None, lost(), now + minutes(4));
+        released.asked(3, None, Some(lost()), now + minutes(4));
         assert_eq!(released.release(now + minutes(4)), vec![]);
         now += AFTER;
-        let expected = (3, Some("GPU-3".to_owned()), "GPU is lost".to_owned());
-        assert_eq!(released.release(now), [expected.clone()]);
+        let expected = [(3, Some("GPU-3".to_owned()), "GPU is lost".to_owned())];
+        assert_eq!(released.release(now), expected);
         for pause in [15, 30, 60, 60] {
             assert_eq!((released.gpus(), released.deadline()), (vec![3], Some(now + minutes(pause))));
             assert_eq!(released.left_alone(3).unwrap().0.as_deref(), Some("GPU-3"));
@@ -160,8 +160,8 @@ mod tests {
             // Nothing is done before a look has found it so.
             assert_eq!((released.gpus(), released.deadline()), (vec![], None));
             assert_eq!(released.release(now), vec![]);
-            released.asked(3, None, lost(), now);
-            assert_eq!(released.release(now), [expected.clone()]);
+            released.asked(3, None, Some(lost()), now);
+            assert_eq!(released.release(now), expected);
         }
         assert!(released.resume() && !released.resume());
         assert_eq!((released.gpus(), released.deadline()), (vec![], None));
@@ -171,9 +171,9 @@ mod tests {
     fn a_gpu_that_is_back_is_forgotten() {
         let mut released = Released::new(Some(AFTER));
         let now = Instant::now();
-        released.asked(0, None, lost(), now);
+        released.asked(0, None, Some(lost()), now);
         released.asked(0, None, None, now + minutes(3));
-        released.asked(0, None, lost(), now + minutes(4));
+        released.asked(0, None, Some(lost()), now + minutes(4));
         assert_eq!(released.release(now + minutes(5)), vec![]);
         assert_eq!(released.deadline(), Some(now + minutes(9)));
     }
@@ -183,7 +183,7 @@ mod tests {
         let mut released = Released::new(Some(AFTER));
         let now = Instant::now();
         released.count(8);
-        released.asked(7, None, lost(), now);
+        released.asked(7, None, Some(lost()), now);
         released.release(now + AFTER);
         released.count(8);
         assert_eq!(released.gpus(), [7]);
@@ -195,7 +195,7 @@ mod tests {
     fn without_a_time_nothing_is_released() {
         let mut released = Released::new(None);
         let now = Instant::now();
-        released.asked(0, None, lost(), now);
+        released.asked(0, None, Some(lost()), now);
         assert_eq!((released.deadline(), released.release(now + minutes(1000))), (None, vec![]));
     }
 }
