@@ -106,7 +106,7 @@ impl Endpoint {
         before: Option<JoinHandle<()>>,
     ) -> Self {
         context.metrics.begin(&resource);
-        let offer = Arc::new(Offer::new(resource, context.rules.clone(), context.paths.clone(), devices));
+        let offer = Arc::new(Offer::new(resource, &context, devices));
         let stopping = CancellationToken::new();
         let status = Arc::new(EndpointStatus::new());
         let in_haste = Arc::new(AtomicBool::new(false));
@@ -132,6 +132,11 @@ impl Endpoint {
     /// Replaces the list; streams send it if it differs in what the kubelet is told.
     pub fn update(&self, devices: Vec<Device>) {
         self.offer.publish(devices);
+    }
+
+    /// Has streams send the list once more.
+    pub fn send_again(&self) {
+        self.offer.publish_again();
     }
 
     /// Changes how answers are made from now on; what containers have got stays as it is.

@@ -12,14 +12,18 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
+use crate::inventory::Links;
 use crate::metrics::Metrics;
 use crate::nvml::Paths;
 use crate::resource::allocate::Rules;
 use crate::resource::{DeviceId, ResourceName};
 
+mod checkpoint;
+mod claims;
 mod endpoint;
 mod folder;
 mod offer;
@@ -29,10 +33,11 @@ mod registration;
 mod server;
 mod socket;
 
+pub use checkpoint::{CHECKPOINT, Checkpoint, CheckpointError};
+pub use claims::{Claim, Look, look};
 pub use endpoint::{Endpoint, EndpointStatus, Registration};
-pub use folder::{FolderState, watch_folder};
+pub use folder::{FileId, FolderState, watch_folder};
 pub use podresources::{Holding, PodResourcesError, holdings};
-pub use registration::is_alive;
 pub use socket::{SocketNames, sweep};
 
 #[allow(
@@ -69,6 +74,8 @@ pub struct Context {
     pub rules: Rules,
     /// Where device nodes are looked at.
     pub paths: Paths,
+    /// How GPUs are connected, as far as is known at the moment.
+    pub links: watch::Receiver<Arc<Links>>,
     /// What an endpoint has to tell.
     pub events: mpsc::Sender<EndpointEvent>,
     /// Where calls and registrations are counted.

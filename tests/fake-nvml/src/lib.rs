@@ -30,17 +30,21 @@
 #![allow(unsafe_code, reason = "a C library has C's pointers; see driver/ffi.rs and host.rs")]
 
 pub mod catalogue;
+mod changes;
 mod clients;
 mod codes;
 mod counters;
 mod description;
+mod device_file;
 mod driver;
 mod error;
 mod event;
 mod host;
+mod incident;
 mod layout;
 mod library;
 mod node;
+mod pci;
 mod reset;
 pub mod state;
 mod suggest;
@@ -52,13 +56,14 @@ mod uuid;
 pub use clients::Client;
 pub use codes::Code;
 pub use description::{
-    AfterReset, Branch, ComputeInstance, Description, DriverState, Fault, Gpu, Instance, Lost, MigOff, Nodes,
-    NvLinks, NvSwitch, Preset, Process, RecoveryAction, Right, Rights, Topology, UnknownProfile,
-    UnopenableSlices, UnprivilegedEvents, UuidLookup,
+    AfterReset, Branch, ComputeInstance, Description, DriverState, Fault, Gpu, Instance, Lost,
+    MigConfigChange, MigOff, Nodes, NvLinks, NvSwitch, Preset, Process, RecoveryAction, Right, Rights,
+    Situation, Topology, UnknownProfile, UnopenableSlices, UnprivilegedEvents, UuidLookup,
 };
 pub use driver::CALLS;
 pub use error::NodeError;
 pub use event::{Event, EventType};
+pub use incident::Incident;
 pub use library::library_file;
 pub use node::Node;
 pub use state::{ComputeInstanceState, GpuInstanceState, GpuState, MigState, NodeState, Placement};

@@ -5,6 +5,7 @@ use crate::{
     catalogue::{self, Architecture},
     clients::{self, Client},
     description::{AfterReset, Gpu, Lost},
+    node::Tell,
     state::{GpuState, NodeState},
     tree,
 };
@@ -45,6 +46,7 @@ impl Node {
                 }
                 gpu.layout.clear();
             }
+            description.recovery_action = RecoveryAction::None;
             tree::forget_nodes(self.root())
         })
     }
@@ -62,7 +64,8 @@ impl Node {
     ) -> Result<(), NodeError> {
         let clients =
             |root| -> Vec<Client> { clients::all(root).into_iter().map(|(_, client)| client).collect() };
-        self.try_change(|description, state| change(description, state, &clients(self.root()))).map(drop)
+        self.try_change(Tell::Nobody, |description, state| change(description, state, &clients(self.root())))
+            .map(drop)
     }
 }
 

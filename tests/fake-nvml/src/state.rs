@@ -6,13 +6,15 @@ use std::{
 };
 
 use crate::{
-    DriverState, EventType, NodeError,
+    Code, DriverState, EventType, NodeError,
     catalogue::{self, Model, Profile},
     description::{
-        Description, Fault, Gpu, MigOff, Nodes, Process, RecoveryAction, Rights, UnopenableSlices,
-        UnprivilegedEvents, UuidLookup,
+        Description, Fault, Gpu, MigConfigChange, MigOff, Nodes, Process, RecoveryAction, Rights, Situation,
+        UnopenableSlices, UnprivilegedEvents, UuidLookup,
     },
-    layout, suggest,
+    layout,
+    pci::{default_pci, parse_pci},
+    suggest,
     topology::Connections,
     uuid,
 };
@@ -46,6 +48,10 @@ pub struct NodeState {
     pub unprivileged_events: UnprivilegedEvents,
     /// What a look-up by UUID does while a GPU is lost.
     pub uuid_lookup: UuidLookup,
+    /// When clients hear of a `MigConfigChange`.
+    pub mig_config_change: MigConfigChange,
+    /// `MigConfigChange` can be registered only for GPUs in MIG mode.
+    pub mig_event_needs_mig: bool,
     /// Versions of the profile query that the driver knows.
     pub profile_info_versions: Vec<u32>,
     /// The GPUs, by index.
@@ -56,6 +62,8 @@ pub struct NodeState {
     pub file_gap: Duration,
     /// What switching MIG mode off does while there are instances.
     pub mig_off_with_instances: MigOff,
+    /// Codes that are answered in place of those that are expected.
+    pub codes: BTreeMap<Situation, Code>,
     /// How they are connected.
     pub connections: Connections,
     /// What goes wrong.
@@ -183,7 +191,8 @@ impl NodeState {
         let mut written = Written::of(description);
         for (index, gpu) in description.gpus.iter().enumerate() {
             match resolve_gpu(index, count, gpu, &mut written) {
-                Ok(state) => {
+                Ok(mut state) => {
+                    state.recovery_action = state.recovery_action.or(description.recovery_action);
                     problems.extend(gpus.iter().filter_map(|other| clash(&state, other)));
                     gpus.push(state);
                 }
@@ -218,14 +227,24 @@ impl NodeState {
             unopenable_slices: description.unopenable_slices,
             unprivileged_events: description.unprivileged_events,
             uuid_lookup: description.uuid_lookup,
+            mig_config_change: description.mig_config_change,
+            mig_event_needs_mig: description.mig_event_needs_mig,
             profile_info_versions: description.profile_info_versions.clone(),
             gpus,
             nodes: description.nodes,
             file_gap: Duration::from_millis(description.file_gap_ms),
             mig_off_with_instances: description.mig_off_with_instances,
+            codes: description.codes(),
             connections,
             faults: description.all_faults(),
         })
+    }
+}
+
+impl NodeState {
+    /// Whether there is a driver that tells clients of instances made and destroyed.
+    pub(crate) fn tells_changes(&self) -> bool {
+        self.driver == DriverState::Loaded && self.mig_config_change == MigConfigChange::OnChange
     }
 }
 
@@ -459,27 +478,6 @@ fn number(state: &mut GpuState, devices: Vec<(Option<u32>, MigState)>) -> Vec<St
     }
     state.mig.sort_by_key(|device| device.index);
     problems
-}
-
-/// The addresses of a usual eight-GPU board, and on from there.
-fn default_pci(index: u32) -> String {
-    let (domain, place) = (index / 24, index % 24);
-    format!("{domain:04x}:{:02x}:00.0", 0x18 + 8 * place)
-}
-
-/// Domain, bus and device of an address as sysfs writes it.
-pub(crate) fn parse_pci(text: &str) -> Option<(u32, u32, u32)> {
-    let mut parts = text.split(':');
-    let (domain, bus, rest) = (parts.next()?, parts.next()?, parts.next()?);
-    let (device, function) = rest.split_once('.')?;
-    let hex = |digits: &str, length| {
-        (digits.len() == length).then(|| u32::from_str_radix(digits, 16).ok()).flatten()
-    };
-    hex(function, 1)?;
-    match parts.next() {
-        None => Some((hex(domain, 4).or_else(|| hex(domain, 8))?, hex(bus, 2)?, hex(device, 2)?)),
-        Some(_) => None,
-    }
 }
 
 /// Thirteen digits, as serial numbers have, from the UUID's.

@@ -17,7 +17,7 @@ use crate::{
     host,
     node::{DESCRIPTION, counters_file, error_file},
     state::{GpuState, NodeState},
-    tree,
+    tree::{self, Written},
 };
 
 /// What the process shares. Held only for moments: never while a call waits or is delayed.
@@ -35,7 +35,16 @@ pub(super) struct Shared {
     /// Of the description that was read last, good or bad.
     stamp: Option<Stamp>,
     /// What an edit by hand means, and when NVML is to show it: the files are ahead.
-    coming: Option<(Instant, Arc<NodeState>)>,
+    coming: Option<Coming>,
+}
+
+/// A state that NVML is about to show.
+#[derive(Debug)]
+struct Coming {
+    due: Instant,
+    state: Arc<NodeState>,
+    /// What clients are told then.
+    events: String,
 }
 
 /// Tells one content of a file from the next.
@@ -104,30 +113,42 @@ pub(super) fn state() -> Result<Arc<NodeState>, Code> {
         // not write plays on with the files it has.
         let written = tree::locked(root, || {
             let state = read()?;
-            let changed = tree::write(root, &state).unwrap_or(false);
-            Ok((state, changed))
+            let written = tree::write(root, &state).unwrap_or_default();
+            Ok((state, written))
         });
         let now = match written {
-            Err(NodeError::Io { .. }) => read().map(|state| (state, false)),
+            Err(NodeError::Io { .. }) => read().map(|state| (state, Written::default())),
             other => other,
         };
         match now {
-            Ok((state, changed)) => {
-                let gap = if changed && shared.state.is_some() { state.file_gap } else { Duration::ZERO };
-                shared.coming = Some((Instant::now() + gap, Arc::new(state)));
+            Ok((state, written)) => {
+                let waits = written.files_changed && shared.state.is_some();
+                let gap = if waits { state.file_gap } else { Duration::ZERO };
+                shared.coming = Some(Coming {
+                    due: Instant::now() + gap,
+                    state: Arc::new(state),
+                    events: written.events,
+                });
                 report(root, "");
             }
             Err(error) => report(root, &format!("{error}\n")),
         }
     }
-    if let Some((_, state)) = shared.coming.take_if(|(due, _)| *due <= Instant::now()) {
-        shared.handles.forget_gone(&state);
-        shared.state = Some(state);
+    if let Some(coming) = shared.coming.take_if(|coming| coming.due <= Instant::now()) {
+        shared.handles.forget_gone(&coming.state);
+        shared.state = Some(coming.state);
+        // The driver tells of it when it is done.
+        let _told = tree::append_events(root, &coming.events);
     }
     let state = shared.state.clone().ok_or(Code::UNKNOWN)?;
     // Statics are made anew whenever the library is loaded, and not when it only is opened again.
     OWN_VERSION.get_or_init(|| state.driver_version.clone());
     Ok(state)
+}
+
+/// How long it is until there is more to show; `None` where nothing is coming.
+pub(super) fn coming_in() -> Option<Duration> {
+    shared().coming.as_ref().map(|coming| coming.due.saturating_duration_since(Instant::now()))
 }
 
 /// Gives the driver's entries of `proc` another time of change, where the node's kernel does so.

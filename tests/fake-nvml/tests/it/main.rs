@@ -19,6 +19,7 @@ mod life;
 mod lifecycle;
 mod listing;
 mod rights;
+mod told;
 mod topology;
 
 use fake_nvml::{Description, Node};
