@@ -1,0 +1,661 @@
+//! The clock, everything that takes time, and the supervisor in the middle of it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, advance};
+
+use super::checks::{Kind, Violation};
+use super::kubelet::{Container, Link, Pod, SimKubelet};
+use super::node::{Node, gpu_uuid};
+use super::random::Random;
+use super::settings::{self, QUIET};
+use super::step::Step;
+use crate::cdi::{Cdi, CdiOptions};
+use crate::health::{EventKind, HealthEvent};
+use crate::inventory::{Inventory, RecoveryAction};
+use crate::metrics::Metrics;
+use crate::nvml::{DriverError, Paths, Report, Status};
+use crate::resource::ledger::Ledger;
+use crate::resource::{Device, DeviceId, ResourceName, resolve};
+use crate::supervisor::{
+    Command, Driver, EndpointEvent, Event, Knowledge, Outlook, Outside, Pulse, Reload, Serving, Shown,
+    Supervisor,
+};
+
+/// How often the driver is looked at if nothing else asks for it.
+const RESCAN: Duration = Duration::from_secs(30);
+
+/// After so long with nothing happening the lists must be right: the quiet period of a GPU that had many errors is
+/// 10 min.
+const CALM: Duration = Duration::from_secs(1500);
+
+/// The supervisor may wake so often in a second while it waits for something.
+const TICKS: u32 = 1_000_000_000;
+
+/// What the supervisor asked of the driver.
+#[derive(Debug, Default)]
+pub(super) struct SimDriver {
+    look: Cell<bool>,
+    on_hold: Cell<bool>,
+    status: Arc<Status>,
+}
+
+impl Driver for SimDriver {
+    fn rescan(&self) {
+        self.look.set(true);
+    }
+
+    fn hold(&self) {
+        self.on_hold.set(true);
+    }
+
+    fn resume(&self) {
+        self.on_hold.set(false);
+        self.look.set(true);
+    }
+
+    fn status(&self) -> Arc<Status> {
+        Arc::clone(&self.status)
+    }
+}
+
+/// What comes later.
+#[derive(Debug)]
+enum Due {
+    Rescan,
+    LookBegins,
+    LookEnds(Option<Inventory>, Instant),
+    Heard(HealthEvent),
+    Answer,
+    Registered(ResourceName),
+    Delivered(ResourceName),
+    KubeletStarts,
+    ApiPods,
+    PluginStarts,
+    Admitted(u32, Vec<DeviceId>),
+}
+
+pub(super) struct Life<'a> {
+    random: Random,
+    node: Node,
+    kubelet: Rc<RefCell<SimKubelet>>,
+    driver: &'a SimDriver,
+    show: &'a Shown,
+    pulse: mpsc::Sender<Pulse>,
+    metrics: Metrics,
+    settings: Reload,
+    supervisor: Option<Supervisor<'a, Link>>,
+    /// Whether the supervisor waits for what pods hold, and whether a look is under way.
+    asked: bool,
+    looking: bool,
+    /// By when it is, which plugin and which kubelet it concerns, and in which order it was made.
+    due: BTreeMap<(Instant, u64), (u64, u64, Due)>,
+    made: u64,
+    /// Counts the processes.
+    plugin: u64,
+    pod_resources: bool,
+    last_pod: u32,
+    /// What the supervisor has been told: the last look, and whether there was a driver.
+    seen: Option<Inventory>,
+    no_driver: bool,
+    on_hold: bool,
+    /// Until when an error stands against a whole GPU.
+    errors: BTreeMap<String, Instant>,
+    ticks: (Instant, u32),
+    trace: bool,
+    began: Instant,
+}
+
+type Checked<T = ()> = Result<T, Violation>;
+
+impl<'a> Life<'a> {
+    pub(super) fn new(seed: u64, driver: &'a SimDriver, show: &'a Shown, trace: bool) -> Self {
+        let mut random = Random::new(seed);
+        let mut node = Node::new();
+        for gpu in 0..node.gpus.len() {
+            let step = Step::Mig(gpu, random.percent(60));
+            partition(&mut node, step, &mut random);
+        }
+        let settings = settings::any(&mut random);
+        let now = Instant::now();
+        let mut kubelet = SimKubelet::default();
+        kubelet.start(now);
+        kubelet.know_pods();
+        let mut life = Self {
+            random,
+            node,
+            kubelet: Rc::new(RefCell::new(kubelet)),
+            driver,
+            show,
+            pulse: mpsc::channel(1).0,
+            metrics: Metrics::new(),
+            settings,
+            supervisor: None,
+            asked: false,
+            looking: false,
+            due: BTreeMap::new(),
+            made: 0,
+            plugin: 0,
+            pod_resources: true,
+            last_pod: 0,
+            seen: None,
+            no_driver: false,
+            on_hold: false,
+            errors: BTreeMap::new(),
+            ticks: (now, 0),
+            trace,
+            began: now,
+        };
+        life.plugin_starts();
+        life
+    }
+
+    /// Lives for so many steps, and then until all is calm.
+    pub(super) async fn run(&mut self, steps: usize) -> Checked {
+        for _ in 0..steps {
+            let step = Step::any(&mut self.random);
+            let text = self.trace.then(|| format!("{step:?}")).unwrap_or_default();
+            self.say(|| text);
+            self.take(step)?;
+            let pause =
+                if self.random.percent(80) { self.random.ms(0, 1500) } else { self.random.ms(0, 20_000) };
+            self.pass(pause).await?;
+        }
+        self.calm_down().await
+    }
+
+    fn say(&self, what: impl FnOnce() -> String) {
+        if self.trace {
+            eprintln!("{:>10.3} {}", self.began.elapsed().as_secs_f64(), what());
+        }
+    }
+
+    fn after(&mut self, pause: Duration, due: Due) {
+        self.made += 1;
+        let life = self.kubelet.borrow().life;
+        self.due.insert((Instant::now() + pause, self.made), (self.plugin, life, due));
+    }
+
+    fn soon(&mut self, least: u64, most: u64, due: Due) {
+        let pause = self.random.ms(least, most);
+        self.after(pause, due);
+    }
+
+    /// Lets time pass, and everything happen that is due in it.
+    async fn pass(&mut self, time: Duration) -> Checked {
+        let end = Instant::now() + time;
+        loop {
+            let now = Instant::now();
+            let pause = self.supervisor.as_ref().and_then(Supervisor::pause);
+            // A timer takes a millisecond at least.
+            let tick = pause.map(|pause| now + pause.max(Duration::from_millis(1)));
+            let due = self.due.first_key_value().map(|(key, _)| key.0);
+            let next = tick.into_iter().chain(due).min().filter(|next| *next <= end);
+            advance(next.unwrap_or(end).saturating_duration_since(now)).await;
+            match next {
+                None => return Ok(()),
+                Some(next) if due == Some(next) => {
+                    let Some((_, (plugin, life, due))) = self.due.pop_first() else { continue };
+                    self.happen(plugin, life, due)?;
+                }
+                Some(_) => {
+                    self.count_tick()?;
+                    self.tell(Event::Tick)?;
+                }
+            }
+        }
+    }
+
+    fn count_tick(&mut self) -> Checked {
+        let (since, count) = &mut self.ticks;
+        *count += 1;
+        if since.elapsed() >= Duration::from_secs(1) {
+            self.ticks = (Instant::now(), 0);
+        } else if *count > TICKS {
+            return Err(Violation::new(Kind::Spins, format!("{count} times in {:?}", since.elapsed())));
+        }
+        Ok(())
+    }
+
+    /// As the supervisor's own loop does with each event.
+    fn tell(&mut self, event: Event) -> Checked {
+        if let Some(supervisor) = &mut self.supervisor {
+            let ended = supervisor.take(event);
+            assert!(ended.is_none(), "nothing here ends it: {ended:?}");
+            supervisor.apply();
+        }
+        self.follow_up()
+    }
+
+    /// What the supervisor wants done.
+    fn follow_up(&mut self) -> Checked {
+        if self.driver.look.get() && !self.looking && !self.driver.on_hold.get() && self.supervisor.is_some()
+        {
+            self.driver.look.set(false);
+            self.looking = true;
+            self.soon(0, 20, Due::LookBegins);
+        }
+        if !self.asked
+            && self.supervisor.as_mut().is_some_and(|supervisor| supervisor.serving.has_a_question())
+        {
+            self.asked = true;
+            self.soon(1, 100, Due::Answer);
+        }
+        let changed = std::mem::take(&mut self.kubelet.borrow_mut().changed);
+        for name in changed {
+            self.check_published(&name)?;
+            let watched = self.kubelet.borrow().endpoints.get(&name).map(|endpoint| endpoint.watched);
+            match watched {
+                Some(true) => self.soon(1, 200, Due::Delivered(name)),
+                Some(false) => self.soon(10, 500, Due::Registered(name)),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn happen(&mut self, plugin: u64, life: u64, due: Due) -> Checked {
+        self.kubelet.borrow_mut().forget(Instant::now());
+        let is_up = self.kubelet.borrow().up && self.kubelet.borrow().life == life;
+        let is_current = self.plugin == plugin && self.supervisor.is_some();
+        match due {
+            Due::KubeletStarts => return self.kubelet_starts(),
+            Due::PluginStarts if self.plugin == plugin => {
+                self.plugin_starts();
+                return self.follow_up();
+            }
+            Due::ApiPods if is_up => {
+                self.say(|| "the API server's pods are there".to_owned());
+                self.kubelet.borrow_mut().know_pods();
+            }
+            Due::Admitted(pod, ids) if is_up => return self.admitted(pod, &ids),
+            _ if !is_current => {}
+            Due::Rescan => {
+                self.driver.look.set(true);
+                self.after(RESCAN, Due::Rescan);
+                return self.follow_up();
+            }
+            Due::LookBegins => {
+                let found = self.node.driver.then(|| self.node.look());
+                self.soon(5, 300, Due::LookEnds(found, Instant::now()));
+            }
+            Due::LookEnds(found, began) => {
+                self.looking = false;
+                return self.looked(found, began);
+            }
+            Due::Heard(event) => {
+                if event.gpu_instance.is_none()
+                    && event.kind == EventKind::Xid(79)
+                    && self.seen.is_some()
+                {
+                    self.errors.insert(event.gpu_uuid.clone(), Instant::now() + QUIET);
+                }
+                return self.tell(Event::Report(Report::Event(event)));
+            }
+            Due::Answer => {
+                self.asked = false;
+                return self.answer();
+            }
+            Due::Registered(name) if is_up => {
+                if let Some(endpoint) = self.kubelet.borrow_mut().endpoints.get_mut(&name) {
+                    endpoint.watched = true;
+                    endpoint.sent = None;
+                }
+                return self.delivered(&name);
+            }
+            Due::Delivered(name) if is_up => return self.delivered(&name),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn delivered(&mut self, name: &ResourceName) -> Checked {
+        let mut kubelet = self.kubelet.borrow_mut();
+        kubelet.take_list(name)?;
+        drop(kubelet);
+        self.say(|| {
+            let kubelet = self.kubelet.borrow();
+            let list =
+                kubelet.resources.get(name).and_then(|resource| resource.list.clone()).unwrap_or_default();
+            let told = list
+                .iter()
+                .map(|(id, told)| format!("{id}{}", if told.healthy { "" } else { " (unhealthy)" }));
+            format!("    {name}: {}", told.collect::<Vec<_>>().join(", "))
+        });
+        Ok(())
+    }
+
+    fn looked(&mut self, found: Option<Inventory>, began: Instant) -> Checked {
+        if self.driver.on_hold.get() {
+            return Ok(());
+        }
+        self.no_driver = found.is_none();
+        if let Some(inventory) = found {
+            self.on_hold = false;
+            self.seen = Some(match &self.seen {
+                Some(seen) => inventory.clone().with_unreadable_from(seen),
+                None => inventory.clone(),
+            });
+            self.tell(Event::Report(Report::Inventory { inventory, began: began.into_std() }))
+        } else {
+            self.tell(Event::Report(Report::NoDriver(DriverError::NoAnswer { call: "nvmlInit_v2" })))
+        }
+    }
+
+    fn answer(&mut self) -> Checked {
+        let event = {
+            let mut kubelet = self.kubelet.borrow_mut();
+            let answers = kubelet.up && self.pod_resources;
+            let listed = answers.then(|| kubelet.listed());
+            super::answer(listed, kubelet.file.as_ref(), kubelet.up)
+        };
+        self.tell(event)
+    }
+
+    fn kubelet_starts(&mut self) -> Checked {
+        if self.kubelet.borrow().up {
+            return Ok(());
+        }
+        self.say(|| "the kubelet starts".to_owned());
+        self.kubelet.borrow_mut().start(Instant::now());
+        let late = if self.random.percent(50) { 1500 } else { 15_000 };
+        self.soon(100, late, Due::ApiPods);
+        let names: Vec<_> = self.kubelet.borrow().endpoints.keys().cloned().collect();
+        for name in names {
+            self.soon(20, 800, Due::Registered(name));
+        }
+        if self.supervisor.as_ref().is_some_and(|supervisor| supervisor.serving.waits_for_kubelet()) {
+            return self.tell(Event::Tick);
+        }
+        Ok(())
+    }
+
+    fn plugin_starts(&mut self) {
+        if self.supervisor.is_some() {
+            return;
+        }
+        self.say(|| format!("the plugin starts: {:?}", self.settings.policy.offer));
+        self.plugin += 1;
+        let cdi = Cdi::new(
+            CdiOptions {
+                spec_dir: "/nonexistent".into(),
+                host_driver_root: "/".into(),
+                host_dev_root: "/".into(),
+                hook: None,
+                disabled_hooks: BTreeSet::new(),
+                without_sockets: true,
+                imex_channels: BTreeSet::new(),
+                features: BTreeSet::new(),
+            },
+            Paths::below("/nonexistent"),
+        );
+        let Reload { policy, .. } = self.settings.clone();
+        let grace = policy.removal_grace;
+        self.supervisor = Some(Supervisor {
+            outlook: Outlook::new(policy, cdi, false, Knowledge::default()),
+            serving: Serving::new(Link(Rc::clone(&self.kubelet)), grace, Ledger::default()),
+            outside: Outside { driver: self.driver, show: self.show, pulse: self.pulse.clone() },
+            driver_root: "/nonexistent".into(),
+            metrics: self.metrics.clone(),
+            stale: None,
+        });
+        self.driver.on_hold.set(false);
+        self.driver.look.set(false);
+        (self.asked, self.seen, self.no_driver, self.on_hold) = (false, None, false, false);
+        self.errors.clear();
+        self.looking = true;
+        self.soon(10, 2000, Due::LookBegins);
+        self.after(RESCAN, Due::Rescan);
+    }
+
+    fn take(&mut self, step: Step) -> Checked {
+        match step {
+            Step::Slot(..) | Step::Mig(..) => {
+                partition(&mut self.node, step, &mut self.random);
+                let (Step::Slot(gpu, ..) | Step::Mig(gpu, _)) = step else { return Ok(()) };
+                if self.random.percent(50) {
+                    self.hear(gpu, None, EventKind::MigConfigChange);
+                }
+            }
+            Step::Lost(gpu, lost) => self.node.gpus[gpu].lost = lost,
+            Step::NeedsReset(gpu, needs) => {
+                self.node.gpus[gpu].needs_reset = needs;
+                self.hear(gpu, None, EventKind::RecoveryAction);
+            }
+            Step::Xid(gpu, slot) => self.hear(gpu, slot, EventKind::Xid(79)),
+            Step::Driver(there) => self.node.driver = there,
+            Step::Reload => {
+                self.settings = settings::any(&mut self.random);
+                self.say(|| format!("{:?}", self.settings.policy.offer));
+                return self.tell(Event::Command(Command::Reload(Box::new(self.settings.clone()))));
+            }
+            Step::PluginRestart(other_settings) => {
+                if other_settings {
+                    self.settings = settings::any(&mut self.random);
+                }
+                if self.supervisor.take().is_some() {
+                    self.kubelet.borrow_mut().plugin_gone(Instant::now());
+                    self.soon(100, 8000, Due::PluginStarts);
+                }
+            }
+            Step::Hold(true) => {
+                self.on_hold = self.supervisor.is_some();
+                return self.tell(Event::Command(Command::Hold));
+            }
+            Step::Hold(false) => return self.tell(Event::Command(Command::Resume)),
+            Step::KubeletRestart(in_good_order, pause) => {
+                if self.kubelet.borrow().up {
+                    self.kubelet.borrow_mut().stop(in_good_order);
+                    self.after(pause, Due::KubeletStarts);
+                }
+            }
+            Step::PodResources(answers) => self.pod_resources = answers,
+            Step::Pod(with_init) => return self.pod_comes(with_init),
+            Step::PodEnds => {
+                let pods: Vec<_> = self.kubelet.borrow().pods.keys().copied().collect();
+                if let Some(pod) = self.random.pick(&pods) {
+                    self.say(|| format!("pod {pod} ends"));
+                    self.kubelet.borrow_mut().pods.remove(&pod);
+                }
+            }
+            Step::Nothing => {}
+        }
+        Ok(())
+    }
+
+    /// The driver tells of something by itself.
+    fn hear(&mut self, gpu: usize, slot: Option<usize>, kind: EventKind) {
+        let number = |number: usize| u32::try_from(number).unwrap_or(0);
+        let event = HealthEvent {
+            gpu_uuid: gpu_uuid(number(gpu)),
+            gpu_instance: slot.map(|slot| number(slot) + 7),
+            compute_instance: slot.map(|_| 0),
+            kind,
+            at: SystemTime::UNIX_EPOCH,
+        };
+        if self.node.driver && !self.driver.on_hold.get() {
+            self.soon(0, 50, Due::Heard(event));
+        }
+    }
+
+    fn pod_comes(&mut self, with_init: bool) -> Checked {
+        let mut kubelet = self.kubelet.borrow_mut();
+        let is_admitting = kubelet.pods.values().any(|pod| pod.admitted < pod.containers.len());
+        if !kubelet.sources_ready || !kubelet.up || is_admitting {
+            return Ok(());
+        }
+        let healthy = kubelet.resources.iter().filter(|(_, resource)| !resource.healthy.is_empty());
+        let names: Vec<_> = healthy.map(|(name, _)| name.clone()).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let mut container = |init| {
+            let resource = names[self.random.below(names.len())].clone();
+            Container { init, resource, count: 1 + self.random.below(10) / 8 }
+        };
+        let mut containers = Vec::from_iter(with_init.then(|| container(true)));
+        containers.push(container(false));
+        self.last_pod += 1;
+        let pod = self.last_pod;
+        kubelet.pods.insert(pod, Pod { containers, admitted: 0, known: true });
+        drop(kubelet);
+        self.admit_next(pod)
+    }
+
+    /// Gives a pod's next container its devices.
+    fn admit_next(&mut self, pod: u32) -> Checked {
+        let mut kubelet = self.kubelet.borrow_mut();
+        kubelet.update_allocated();
+        let Some(Pod { containers, admitted, .. }) = kubelet.pods.get(&pod).cloned() else { return Ok(()) };
+        let Some(Container { resource, count, .. }) = containers.get(admitted) else { return Ok(()) };
+        let (mut ids, mut free) = kubelet.available(pod, resource);
+        self.random.shuffle(&mut ids);
+        self.random.shuffle(&mut free);
+        ids.extend(free);
+        ids.truncate(*count);
+        let answer =
+            if ids.len() == *count { kubelet.allocate(resource, &ids, &self.node) } else { Err(None) };
+        let Err(stale) = answer else {
+            let slices: BTreeSet<_> = self.known_slices();
+            kubelet.judge_allocation(pod, &ids, |uuid| slices.contains(uuid))?;
+            drop(kubelet);
+            self.say(|| format!("pod {pod} is given {ids:?} of {resource}"));
+            self.soon(0, 60, Due::Admitted(pod, ids));
+            return Ok(());
+        };
+        // A pod that is not admitted has failed for good.
+        kubelet.pods.remove(&pod);
+        drop(kubelet);
+        match stale {
+            Some(device) => {
+                self.tell(Event::Stale(EndpointEvent::Stale { resource: resource.clone(), device }))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The slices that the supervisor knows of.
+    fn known_slices(&self) -> BTreeSet<String> {
+        let gpus = self.seen.iter().flat_map(|inventory| &inventory.gpus);
+        gpus.flat_map(|gpu| &gpu.mig_devices).map(|slice| slice.uuid.clone()).collect()
+    }
+
+    /// The kubelet takes down what a container was given.
+    fn admitted(&mut self, pod: u32, ids: &[DeviceId]) -> Checked {
+        let mut kubelet = self.kubelet.borrow_mut();
+        let Some(Pod { containers, admitted, .. }) = kubelet.pods.get(&pod).cloned() else { return Ok(()) };
+        let Some(Container { resource, init, .. }) = containers.get(admitted).cloned() else { return Ok(()) };
+        let list =
+            kubelet.resources.get(&resource).and_then(|resource| resource.list.clone()).unwrap_or_default();
+        let mut held = BTreeMap::new();
+        for id in ids {
+            let Some(told) = list.get(id) else {
+                let text =
+                    format!("{id} of {resource} was just given to pod {pod} and is not in the list any more");
+                return Err(Violation::new(Kind::Crash, text));
+            };
+            held.insert(id.clone(), told.numa);
+        }
+        kubelet.held.push(super::kubelet::Allocated { pod, container: admitted, init, resource, ids: held });
+        kubelet.write();
+        if let Some(pod) = kubelet.pods.get_mut(&pod) {
+            pod.admitted += 1;
+        }
+        drop(kubelet);
+        self.admit_next(pod)
+    }
+
+    /// What is healthy in a list that has just changed must have no reason not to be, as far as anybody has told.
+    fn check_published(&self, name: &ResourceName) -> Checked {
+        let kubelet = self.kubelet.borrow();
+        let devices = kubelet.endpoints.get(name).map_or(&[][..], |endpoint| endpoint.devices.as_slice());
+        for device in devices.iter().filter(|device| device.is_healthy()) {
+            if let Some(why) = self.why_not(device) {
+                return Err(Violation::new(Kind::Healthy, format!("{} of {name}: {why}", device.id)));
+            }
+        }
+        Ok(())
+    }
+
+    fn why_not(&self, device: &Device) -> Option<&'static str> {
+        if self.no_driver {
+            return Some("there is no driver");
+        }
+        if self.on_hold {
+            return Some("the plugin is on hold");
+        }
+        let gpus = self.seen.iter().flat_map(|inventory| &inventory.gpus);
+        let Some(gpu) = gpus.into_iter().find(|gpu| gpu.uuid == device.gpu_uuid) else {
+            return Some("no such GPU");
+        };
+        if gpu.problem.is_some() {
+            return Some("its GPU is lost");
+        }
+        if gpu.recovery_action != Some(RecoveryAction::None) {
+            return Some("its GPU needs a reset");
+        }
+        if self.errors.get(&gpu.uuid).is_some_and(|until| *until > Instant::now()) {
+            return Some("its GPU has just had an error");
+        }
+        let is_there = |slice| gpu.mig_devices.iter().any(|there| there.is_same(slice));
+        (!device.mig.as_ref().is_none_or(is_there)).then_some("the driver does not have it")
+    }
+
+    /// Nothing happens any more, and nothing is held: the lists become what they should be.
+    async fn calm_down(&mut self) -> Checked {
+        self.say(|| "all is calm".to_owned());
+        self.node.driver = true;
+        for gpu in &mut self.node.gpus {
+            (gpu.lost, gpu.needs_reset) = (false, false);
+        }
+        self.pod_resources = true;
+        self.kubelet.borrow_mut().pods.clear();
+        self.take(Step::Hold(false))?;
+        let end = Instant::now() + CALM;
+        loop {
+            self.pass(Duration::from_secs(10)).await?;
+            let Err(what) = self.is_right() else { return Ok(()) };
+            if Instant::now() >= end {
+                return Err(Violation::new(Kind::NotConverged, what));
+            }
+        }
+    }
+
+    /// Whether the kubelet has the lists that the configuration makes of the node.
+    fn is_right(&self) -> Result<(), String> {
+        let kubelet = self.kubelet.borrow();
+        let wanted = resolve(&self.node.look(), &self.settings.policy.offer).resources;
+        for (name, devices) in &wanted {
+            let told =
+                kubelet.endpoints.get(name).and_then(|endpoint| endpoint.sent.clone()).unwrap_or_default();
+            let is_right = |device: &Device| {
+                told.get(&device.id).is_some_and(|told| told.healthy == device.is_healthy())
+            };
+            if told.len() != devices.len() || !devices.iter().all(is_right) {
+                return Err(format!("{name} is {told:?}"));
+            }
+        }
+        let more = kubelet.endpoints.keys().find(|name| !wanted.contains_key(*name));
+        more.map_or(Ok(()), |name| Err(format!("{name} is still served")))
+    }
+}
+
+/// What somebody with `nvidia-smi` does.
+fn partition(node: &mut Node, step: Step, random: &mut Random) {
+    match step {
+        Step::Slot(gpu, slot, kind) => node.set_slot(gpu, slot, kind),
+        Step::Mig(gpu, mig) if node.gpus[gpu].mig != mig => {
+            node.set_mig(gpu, mig);
+            for slot in 0..node.gpus[gpu].slots.len() {
+                let kind = random.pick(&super::node::KINDS).filter(|_| random.percent(70));
+                node.set_slot(gpu, slot, kind);
+            }
+        }
+        _ => {}
+    }
+}
