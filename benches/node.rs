@@ -132,7 +132,7 @@ impl Rig {
             tokio::time::sleep(Duration::from_millis(60)).await;
             let known = self.kubelet.lists(RESOURCE).len();
             let start = Instant::now();
-            self.node.send(&Event::xid(79).on_gpu(gpu).on_instance(slice.gi, slice.ci)).unwrap();
+            self.node.send(&Event::xid(94).on_gpu(gpu).on_instance(slice.gi, slice.ci)).unwrap();
             self.kubelet.wait_for_capacity(RESOURCE, 56, 55).await.unwrap();
             times.push(self.kubelet.lists(RESOURCE)[known].at - start);
         }

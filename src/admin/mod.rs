@@ -9,7 +9,6 @@
 //!
 //! Nobody who looks makes the supervisor wait, and nothing here changes anything.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -26,11 +25,12 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 pub(crate) mod client;
+mod connections;
 #[cfg(test)]
 mod example;
 mod holders;
@@ -38,16 +38,15 @@ mod page;
 mod probes;
 mod scrape;
 mod state;
+#[cfg(test)]
+mod tests;
 
+use self::connections::{Connections, Ticket};
 use self::holders::Asker;
 use self::probes::{Readiness, Silence, alive};
 use crate::devices::state::NodeState;
 use crate::metrics::Metrics;
 use crate::supervisor::Snapshot;
-
-/// How many connections are open at a time. Whoever comes then ends the oldest, so that clients that sit on theirs cannot
-/// keep a probe out.
-const MAX_CONNECTIONS: usize = 32;
 
 /// How long a client may take over its request, and with the answer.
 const READ_LIMIT: Duration = Duration::from_secs(5);
@@ -69,7 +68,10 @@ pub(crate) type Shown = watch::Receiver<Option<Arc<Snapshot>>>;
 /// Answers at `address` for as long as the program runs. An address that cannot be had costs nothing else: devices are
 /// served, and it is tried again.
 pub(crate) async fn serve(address: SocketAddr, metrics: Metrics, shown: Shown) {
-    let listener = listen(address).await;
+    serve_on(listen(address).await, metrics, shown).await;
+}
+
+async fn serve_on(listener: TcpListener, metrics: Metrics, shown: Shown) {
     if let Ok(address) = listener.local_addr() {
         info!(%address, "serving metrics, probes and a page over HTTP");
     }
@@ -80,7 +82,7 @@ pub(crate) async fn serve(address: SocketAddr, metrics: Metrics, shown: Shown) {
         asker: Asker::default(),
         name: node_name(),
     });
-    let mut open = VecDeque::<AbortHandle>::new();
+    let connections = Arc::new(Connections::default());
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -91,15 +93,10 @@ pub(crate) async fn serve(address: SocketAddr, metrics: Metrics, shown: Shown) {
                 continue;
             }
         };
-        open.retain(|connection| !connection.is_finished());
-        if open.len() >= MAX_CONNECTIONS
-            && let Some(oldest) = open.pop_front()
-        {
-            debug!("too many connections over HTTP: the oldest is ended");
-            oldest.abort();
-        }
         let window = Arc::clone(&window);
-        open.push_back(tokio::spawn(talk(stream, window)).abort_handle());
+        connections.open(|ticket| talk(stream, window, ticket));
+        // A crowd that waits to be accepted must not end a connection whose request is there to be read.
+        yield_now().await;
     }
 }
 
@@ -136,9 +133,12 @@ async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// One request and its answer.
-async fn talk(stream: TcpStream, window: Arc<Window>) {
-    let service = service_fn(|request| {
+async fn talk(stream: TcpStream, window: Arc<Window>, ticket: Ticket) {
+    let service = service_fn(|request: Request<Incoming>| {
         let window = Arc::clone(&window);
+        if matches!(request.uri().path(), "/livez" | "/readyz") {
+            ticket.is_probe();
+        }
         async move { Ok::<_, Infallible>(window.answer(&request).await) }
     });
     let mut server = http1::Builder::new();

@@ -13,13 +13,11 @@ const ENABLE_CUDA_COMPAT: &str = "enable-cuda-compat";
 const UPDATE_LDCACHE: &str = "update-ldcache";
 const DISABLE_DEVICE_NODE_MODIFICATION: &str = "disable-device-node-modification";
 
-/// In `--cdi-disable-hooks`: no hook at all.
-const ALL_HOOKS: &str = "all";
-
 /// Files are for reading; nobody else sees what is mounted over them later.
 pub(super) const FILE_OPTIONS: [&str; 5] = ["ro", "nosuid", "nodev", "rbind", "rprivate"];
 
-/// A socket on a read-only mount cannot be connected to.
+/// As NVIDIA's toolkit mounts sockets. That they are not read-only makes no difference to who may connect: that is a
+/// matter of the socket's own mode, and a read-only mount does not hinder it.
 const SOCKET_OPTIONS: [&str; 5] = ["nosuid", "nodev", "noexec", "rbind", "rprivate"];
 
 /// Mounts, hooks and variables for every container that has a device.
@@ -83,9 +81,9 @@ fn hooks(
         (UPDATE_LDCACHE, (!folders.is_empty()).then_some(folders)),
         (DISABLE_DEVICE_NODE_MODIFICATION, Some(Vec::new())),
     ];
-    let disabled =
-        |name: &str| options.disabled_hooks.contains(ALL_HOOKS) || options.disabled_hooks.contains(name);
-    let wanted = hooks.into_iter().filter(|(name, _)| !disabled(name));
+    let wanted = hooks
+        .into_iter()
+        .filter(|(name, _)| options.wants_hooks() && !options.disabled_hooks.contains(*name));
     wanted.filter_map(|(name, arguments)| Some(hook(program, name, arguments?))).collect()
 }
 
@@ -181,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_can_be_written_to_and_a_file_cannot() {
+    fn sockets_and_files_are_mounted_as_nvidias_toolkit_does() {
         let edits = edits(&files(), "580.1", &options());
         let read_only = |mount: &Mount| mount.options.iter().any(|option| option == "ro");
         assert_eq!(edits.mounts.iter().map(read_only).collect::<Vec<_>>(), [false, true, true]);

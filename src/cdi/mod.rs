@@ -45,7 +45,7 @@ pub struct CdiOptions {
     pub host_driver_root: PathBuf,
     /// The root of device nodes on the host (`--nvidia-dev-root`).
     pub host_dev_root: PathBuf,
-    /// The hook program on the host (`--nvidia-cdi-hook-path`). `None`: the one at its usual place, if any.
+    /// The hook program on the host (`--nvidia-cdi-hook-path`). `None`: the one at a usual place, if any.
     pub hook: Option<PathBuf>,
     /// Hooks that are not to be used, by the toolkit's names for them, or `all` (`--cdi-disable-hooks`).
     pub disabled_hooks: BTreeSet<String>,
@@ -55,6 +55,15 @@ pub struct CdiOptions {
     pub imex_channels: BTreeSet<u32>,
     /// Drivers beside the GPU's that containers are given.
     pub features: BTreeSet<Feature>,
+}
+
+/// In `--cdi-disable-hooks`: no hook at all.
+const ALL_HOOKS: &str = "all";
+
+impl CdiOptions {
+    fn wants_hooks(&self) -> bool {
+        !self.disabled_hooks.contains(ALL_HOOKS)
+    }
 }
 
 /// A device that is not in the specification, and so must not be offered by a CDI name.
@@ -76,6 +85,8 @@ pub struct CdiUpdate {
     /// Whether none of the driver's libraries was found below the driver root: containers then get device
     /// nodes only, and have to have the libraries from somewhere else.
     pub without_libraries: bool,
+    /// Why there is no hook program, or none that can be run, where hooks are wanted: a clause for people.
+    pub hook_missing: Option<String>,
     /// What of [`CdiOptions::features`] this node has no device node of.
     pub absent: Vec<Feature>,
 }
@@ -118,8 +129,9 @@ impl Cdi {
         let options = self.options.clone();
         let files = self.driver_files(inventory);
         let without_libraries = files.libraries.is_empty();
+        let hook_missing = files.hook_missing.clone().filter(|_| options.wants_hooks());
         let gpus = build::build(inventory, files, &majors, &options);
-        let mut update = CdiUpdate { without_libraries, ..CdiUpdate::default() };
+        let mut update = CdiUpdate { without_libraries, hook_missing, ..CdiUpdate::default() };
         self.write(cdi_name::GPU, gpus, &mut update)?;
         if !options.imex_channels.is_empty() {
             let dev_root = self.paths.dev_root();

@@ -18,6 +18,7 @@ pub mod command;
 mod file;
 mod flags;
 mod kind;
+mod mounted;
 mod near;
 mod offer;
 mod reference;
@@ -218,18 +219,22 @@ impl Merged {
             pod_resources_socket: values.path("pod-resources-socket"),
             fail_on_init_error: values.is("fail-on-init-error"),
         };
+        let (paths, cdi) = (roots(&values), cdi(&values));
+        let other_root = kubelet_socket
+            .parent()
+            .and_then(|folder| mounted::other_root(folder, &paths.driver_root, &cdi.host_driver_root));
         Ok(Config {
-            paths: roots(&values),
+            paths,
             rescan_interval: Some(values.duration("rescan-interval")).filter(|interval| !interval.is_zero()),
             policy,
             rules: rules(&values),
-            cdi: cdi(&values),
+            cdi,
             kubelet_socket,
             socket_names,
             allowed_uids: values.list("allowed-uid", |uid| uid.parse().ok()).chain([0, our_uid]).collect(),
             http_address: kind::address(values.text("http-address")),
             file: file.seen,
-            warnings: file.warnings,
+            warnings: file.warnings.into_iter().chain(other_root).collect(),
         })
     }
 

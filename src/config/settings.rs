@@ -230,7 +230,7 @@ pub(super) const GROUPS: &[Group] = &[
                 "nvidia-cdi-hook-path",
                 "flags.plugin.nvidiaCTKPath",
                 Kind::Path,
-                "the hook program on the host that the CDI specification names; where it is not set, nvidia-cdi-hook or nvidia-ctk in /usr/bin, if there is one",
+                "the hook program on the host that the CDI specification names; where it is not set, nvidia-cdi-hook or nvidia-ctk in /usr/bin, /usr/local/nvidia/toolkit or /usr/local/bin, if there is one",
             )
             .aka(&["nvidia-ctk-path"])
             .env(&["NVIDIA_CDI_HOOK_PATH", "NVIDIA_CTK_PATH"]),
@@ -551,7 +551,8 @@ pub(super) const GROUPS: &[Group] = &[
                 "",
                 "sharing.timeSlicing.resources[].devices",
                 Kind::Devices,
-                "which devices are shared; the others stay whole under the first name",
+                "which devices are shared; the others stay whole under the first name. A number keeps to those that were \
+                 shared before, and after a restart to what pods hold",
             )
             .or("all"),
             Setting::new("", "sharing.mps", Kind::Refused(MPS), "refused"),

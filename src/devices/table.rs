@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::drawing;
 use super::state::{NodeState, PluginState};
+use crate::health::caution;
 use crate::inventory::{DeviceNode, Gpu, Inventory, MigDevice, MigMode, Problem};
 
 /// How much of each MIG device to show.
@@ -72,6 +73,7 @@ fn gpu_lines(gpu: &Gpu, plugin: Option<&PluginState>, unread: bool, columns: Col
         let held = holders.map(|holders| format!(", held by {holders}")).unwrap_or_default();
         lines.push(format!("  Health: {health}{held}"));
     }
+    lines.extend(caution(gpu).map(|caution| format!("  Note: {caution}")));
     if !gpu.mig_devices.is_empty() {
         lines.push(String::new());
         lines.extend(device_table(gpu, plugin, columns));

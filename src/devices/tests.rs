@@ -1,5 +1,5 @@
 use super::*;
-use crate::inventory::{DeviceNode, Gpu, Inventory, MigDevice, MigMode, Placement, Problem};
+use crate::inventory::{DeviceNode, Gpu, Inventory, MigDevice, MigMode, Placement, Problem, RecoveryAction};
 
 fn node(path: String) -> DeviceNode {
     DeviceNode { path: path.into(), exists: true }
@@ -106,6 +106,21 @@ GPU 0: NVIDIA H100 80GB HBM3, MIG on
   └───────────────────────┴───────────┴───────────┴───────────────────────────────────────────────┘
 "
     );
+}
+
+#[test]
+fn what_the_driver_asks_for_without_harm_is_noted() {
+    let with = |action| table(&node_with(vec![Gpu { recovery_action: Some(action), ..h100() }]));
+    let note =
+        "  Note: the driver asks for an end of its peer-to-peer traffic, which MIG devices do not have\n";
+    assert!(with(RecoveryAction::DrainP2p).contains(note));
+    assert!(
+        with(RecoveryAction::RecoverImex)
+            .contains("  Note: the driver asks for a recovery of the node's IMEX")
+    );
+    for action in [RecoveryAction::None, RecoveryAction::Reboot] {
+        assert!(!with(action).contains("Note"), "{action}");
+    }
 }
 
 #[test]

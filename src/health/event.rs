@@ -10,7 +10,7 @@ use super::xid;
 pub struct HealthEvent {
     /// `GPU-…`
     pub gpu_uuid: String,
-    /// The GPU instance; `None` where the driver does not attribute the event to one, and the whole GPU is meant.
+    /// The GPU instance, of an Xid alone; `None` where the driver names none, and the whole GPU is meant.
     pub gpu_instance: Option<u32>,
     /// The compute instance within it; `None` where all of the GPU instance is meant.
     pub compute_instance: Option<u32>,
@@ -37,7 +37,17 @@ pub enum EventKind {
     MigConfigChange,
 }
 
+/// The Xids that are about a whole GPU, whatever instances NVML names beside them. 79 (the GPU is lost) and 120 (its
+/// firmware has crashed) are sent to every channel with GPU instance 0 and compute instance 0 (the open kernel modules'
+/// `krcRcAndNotifyAllChannels_IMPL`); 48 and 95 are errors of memory that were not contained in an instance.
+const OF_WHOLE_GPU: [u64; 4] = [48, 79, 95, 120];
+
 impl EventKind {
+    /// Whether it is about the GPU and all of its instances, even where an instance is named.
+    pub(super) fn is_of_whole_gpu(self) -> bool {
+        matches!(self, Self::Xid(number) if OF_WHOLE_GPU.contains(&number))
+    }
+
     /// The number that NVML gives where it does not know the Xid (nvml.h, `nvmlEventData_t`).
     pub const UNKNOWN_TO_NVML: u64 = 999;
 

@@ -59,8 +59,8 @@ impl Says {
         match gpu.recovery_action {
             _ if gpu.problem.is_some() => Self::Nothing,
             None => Self::DoesNotTell,
-            Some(RecoveryAction::None) => Self::NeedsNothing,
-            Some(_) => Self::NeedsWork,
+            Some(action) if concerns_use(gpu, action) => Self::NeedsWork,
+            Some(_) => Self::NeedsNothing,
         }
     }
 
@@ -74,7 +74,50 @@ impl Says {
     }
 }
 
+/// Whether a GPU that needs this can be given to nobody new. A GPU without IMEX works, but for memory of other nodes;
+/// and a GPU in MIG mode has no peer-to-peer traffic that could be ended.
+fn concerns_use(gpu: &Gpu, action: RecoveryAction) -> bool {
+    match action {
+        RecoveryAction::None | RecoveryAction::RecoverImex => false,
+        RecoveryAction::DrainP2p => !gpu.mig_enabled(),
+        RecoveryAction::Reset
+        | RecoveryAction::Reboot
+        | RecoveryAction::DrainAndReset
+        | RecoveryAction::Other(_) => true,
+    }
+}
+
+/// What the driver asks for without any of the GPU's devices being unhealthy for it, as a sentence.
+pub fn caution(gpu: &Gpu) -> Option<String> {
+    let action = gpu.recovery_action.filter(|action| gpu.problem.is_none() && !concerns_use(gpu, *action))?;
+    let why = match action {
+        RecoveryAction::None => return None,
+        RecoveryAction::RecoverImex => "without which GPUs can be used",
+        _ => "which MIG devices do not have",
+    };
+    Some(format!("the driver asks for {action}, {why}"))
+}
+
+/// The same for all GPUs. What the driver asks of the node every GPU shows, so that it is said once.
+pub fn cautions(inventory: &Inventory) -> Vec<String> {
+    let mut of_gpus = Vec::new();
+    let mut of_node = None;
+    for gpu in &inventory.gpus {
+        match gpu.recovery_action {
+            Some(RecoveryAction::RecoverImex) => of_node = of_node.or_else(|| caution(gpu)),
+            _ => of_gpus.extend(caution(gpu).map(|caution| format!("{}: {caution}", gpu_name(gpu)))),
+        }
+    }
+    of_gpus.extend(of_node);
+    of_gpus
+}
+
 impl GpuHealth {
+    /// What the GPU was found to need, where that still stands.
+    pub(super) fn asks(&self) -> Option<RecoveryAction> {
+        self.whole.as_ref().and_then(Record::asked)
+    }
+
     pub(super) fn records(&self) -> impl Iterator<Item = &Record> {
         self.whole.iter().chain(self.slices.iter().map(|slice| &slice.record))
     }
@@ -140,7 +183,8 @@ impl GpuHealth {
             self.records_mut().for_each(|record| record.was_reset(began));
         }
         self.had_slices = !gpu.mig_devices.is_empty();
-        gone.into_iter().flat_map(|mut slice| slice.unseen.take()).collect()
+        let unseen = gone.into_iter().flat_map(|mut slice| slice.unseen.take());
+        unseen.map(|kept| (kept.event, kept.last)).collect()
     }
 
     /// A look that does not have the GPU. Where everything was read, it has gone, and cannot come back as it was.
@@ -190,6 +234,15 @@ pub(super) fn gpu_and_slices(gpu: &Gpu) -> String {
         1 => format!("{} and its MIG device", gpu_name(gpu)),
         count => format!("{} and its {count} MIG devices", gpu_name(gpu)),
     }
+}
+
+/// What a reboot concerns.
+pub(super) fn node_with(gpus: &[&Gpu]) -> String {
+    let names = gpus.iter().map(|gpu| gpu_name(gpu)).collect::<Vec<_>>().join(", ");
+    let whose = if gpus.len() == 1 { "its" } else { "their" };
+    let with_slices = gpus.iter().any(|gpu| !gpu.mig_devices.is_empty());
+    let slices = if with_slices { format!(" and all {whose} MIG devices") } else { String::new() };
+    format!("the node with {names}{slices}")
 }
 
 pub(super) fn slice_name(gpu: &Gpu, mig: &MigDevice) -> String {

@@ -28,15 +28,16 @@
 //! |---|---|
 //! | GPU instance and compute instance | that slice |
 //! | GPU instance only | its slices |
-//! | neither | the GPU, and with it every slice that it has or gets |
-//! | an instance that is not known | nothing; it is tried again with the next inventory |
+//! | neither, or it is an Xid of the whole GPU | the GPU, and with it every slice that it has or gets |
+//! | an instance that is not known | nothing before the next inventory; then the instance, or, where there is none, the GPU |
+//! | an instance that has just gone | nothing |
 //!
 //! # What makes sick, and for how long
 //!
 //! | evidence | hits | counts |
 //! |---|---|---|
 //! | an event that [`Checks`] count | as above | always |
-//! | a GPU that needs something ([`RecoveryAction`](crate::inventory::RecoveryAction)) | the GPU | unless all checks are disabled |
+//! | a GPU that needs something ([`RecoveryAction`](crate::inventory::RecoveryAction)) that keeps it from use | the GPU | unless all checks are disabled |
 //! | a lost GPU ([`TroubleKind::Lost`](crate::inventory::TroubleKind)) | the GPU | always |
 //! | a GPU or a slice that cannot be read | that | unless nothing recovers: then only while it lasts |
 //!
@@ -45,7 +46,7 @@
 //! 1. the look began after the last evidence, and at least the quiet period after it: 10 s, doubled with each relapse
 //!    within an hour, up to 10 min;
 //! 2. the GPU could be read, and so could the slice, which is the same as before;
-//! 3. the driver says that the GPU needs nothing; or, where it does not tell ([`Rule::ByReset`]), the GPU was reset
+//! 3. the driver says that the GPU needs nothing that keeps it from use; or, where it does not tell ([`Rule::ByReset`]), the GPU was reset
 //!    since the last evidence: it was lost, or absent, or the kernel driver was unloaded or replaced, or all its
 //!    instances had gone. What only could not be read needs no reset for that.
 //!
@@ -61,11 +62,13 @@
 //! | `record` | one GPU or slice: its reasons, its quiet period |
 //! | `gpu` | a GPU with its slices: what a look at the driver makes of them |
 //! | `state` | all of them, and how events and looks change them |
+//! | `instances` | which instances there are and have just been |
 //! | `waiting` | events about instances that are not known yet |
 
 mod checks;
 mod event;
 mod gpu;
+mod instances;
 mod record;
 mod state;
 #[cfg(test)]
@@ -75,5 +78,6 @@ pub mod xid;
 
 pub use checks::{Check, Checks, HealthPolicy, IGNORED_BY_DEFAULT, InvalidCheck, Recovery, Rule, rule_for};
 pub use event::{EventKind, HealthEvent};
+pub use gpu::{caution, cautions};
 pub use record::Moment;
 pub use state::{Findings, Health, Outcome, Recovered, Sickness};

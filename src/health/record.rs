@@ -36,8 +36,8 @@ pub(super) const LONGEST_QUIET: Duration = Duration::from_mins(10);
 /// The state of one GPU, or of one slice by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Record {
-    /// Why it could not be used or read the last time that it could not.
-    trouble: Option<Trouble>,
+    /// Why it could not be used or read the last time that it could not, and when that look began.
+    trouble: Option<(Trouble, Moment)>,
     /// What the GPU needed.
     asks: Option<RecoveryAction>,
     /// The events that counted, each kind when it first came, in that order.
@@ -76,19 +76,24 @@ impl Record {
         let reset_since = self.reset_since || needs_no_reset || lost && began > self.last;
         self.sicken(began);
         self.reset_since = reset_since;
-        let before = self.trouble.replace(trouble.clone());
-        before.is_none_or(|before| before.kind != trouble.kind)
+        let before = self.trouble.replace((trouble.clone(), began));
+        before.is_none_or(|(before, _)| before.kind != trouble.kind)
     }
 
     /// Whether the look that began then could not read it.
     pub(super) fn was_unreadable(&self, looked: Moment) -> bool {
-        self.trouble.is_some() && self.last == looked
+        self.trouble.as_ref().is_some_and(|(_, began)| *began == looked)
     }
 
     /// The GPU needs something; whether that is news.
     pub(super) fn asks(&mut self, action: RecoveryAction, now: Moment) -> bool {
         self.sicken(now);
         self.asks.replace(action) != Some(action)
+    }
+
+    /// What the GPU was found to need, while that is a reason.
+    pub(super) fn asked(&self) -> Option<RecoveryAction> {
+        self.asks
     }
 
     /// The GPU was reset, as a look tells that began at `began`. One that began before the last evidence may have
@@ -132,7 +137,7 @@ impl Record {
     }
 
     pub(super) fn reasons(&self) -> Vec<Reason> {
-        let trouble = self.trouble.clone().map(Reason::from);
+        let trouble = self.trouble.clone().map(|(trouble, _)| Reason::from(trouble));
         let asks = self.asks.map(Reason::RecoveryAction);
         let events = self.events.iter().map(|(kind, at)| Reason::Event(*kind, *at));
         trouble.into_iter().chain(asks).chain(events).collect()

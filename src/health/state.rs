@@ -3,20 +3,24 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::gpu::{GpuHealth, Says, Slice, gpu_and_slices, slice_name};
+use super::gpu::{GpuHealth, Says, Slice, gpu_and_slices, node_with, slice_name};
+use super::instances::Instances;
 use super::record::Record;
-use super::waiting::Waiting;
+use super::waiting::{Kept, Waiting};
 use super::{EventKind, HealthEvent, HealthPolicy, Moment, Recovery};
-use crate::inventory::{Gpu, Inventory, MigDevice, Trouble, TroubleKind};
+use crate::inventory::{Gpu, Inventory, MigDevice, RecoveryAction, Trouble, TroubleKind};
 use crate::resource::{Device, Reason};
 
-/// What stands against which GPU and slice. It holds no more than those that are sick or were within the hour.
+/// What stands against which GPU and slice. It holds no more than those that are sick or were within the hour, and the
+/// IDs of the instances that there are.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Health {
     /// By UUID.
     gpus: BTreeMap<String, GpuHealth>,
     /// Events about instances that no inventory has shown yet.
     waiting: Waiting,
+    /// The instances that there are or have just been.
+    instances: Instances,
     /// When the last look at the driver began.
     looked: Moment,
 }
@@ -60,7 +64,9 @@ pub struct Findings {
     pub sick: Vec<Sickness>,
     /// What is well again.
     pub recovered: Vec<Recovered>,
-    /// Events about instances that this look did not find either. Nothing was marked for them.
+    /// Events about instances that this look did not find either, and that nobody knows of: their GPUs were marked.
+    pub of_gpu: Vec<HealthEvent>,
+    /// Events about what has just gone, or about a GPU that is not there. Nothing was marked for them.
     pub unplaced: Vec<HealthEvent>,
     /// How many more events of that kind were forgotten since the last look, because there were too many or because
     /// the driver went.
@@ -124,7 +130,11 @@ impl Health {
             }
         }
         self.gpus.retain(|_, health| health.prune(began));
+        for gpu in inventory.gpus.iter().filter(|gpu| gpu.problem.is_none()) {
+            self.instances.look(gpu, began);
+        }
         self.place_waiting(inventory, began, &mut findings);
+        self.instances.prune(self.waiting.oldest().unwrap_or(began).min(began));
         for gpu in &inventory.gpus {
             if let Some(health) = self.gpus.get_mut(&gpu.uuid) {
                 health.see(gpu, began);
@@ -191,9 +201,12 @@ impl Health {
         self.waiting.len() + self.gpus.values().map(|health| health.records().count()).sum::<usize>()
     }
 
-    /// What the state of each GPU says by itself.
+    /// What the state of each GPU says by itself. A reboot, which every GPU shows that can be read, is one finding.
     fn take_states(&mut self, inventory: &Inventory, policy: &HealthPolicy, began: Moment) -> Vec<Sickness> {
+        let is_reboot = |action| action == RecoveryAction::Reboot;
+        let known = self.gpus.values().any(|gpu| gpu.asks().is_some_and(is_reboot));
         let mut found = Vec::new();
+        let mut to_reboot = Vec::new();
         let asking_counts = policy.checks.counts(EventKind::RecoveryAction);
         // Without recovery, what could not be read once would be lost for good.
         let counts = |trouble: &&Trouble| {
@@ -218,11 +231,16 @@ impl Health {
             if let Some(action) = asks
                 && self.whole(gpu).asks(action, began)
             {
-                found.push((gpu_and_slices(gpu), Reason::RecoveryAction(action)));
+                match action {
+                    RecoveryAction::Reboot => to_reboot.push(gpu),
+                    _ => found.push((gpu_and_slices(gpu), Reason::RecoveryAction(action))),
+                }
             }
         }
+        let reason = Reason::RecoveryAction(RecoveryAction::Reboot);
+        let reboot = (!known && !to_reboot.is_empty()).then(|| (node_with(&to_reboot), reason));
         let sickness = |(what, reason)| Sickness { what, reason, news: true };
-        found.into_iter().map(sickness).collect()
+        reboot.into_iter().chain(found).map(sickness).collect()
     }
 
     /// Marks what `event` is about; `None` where the inventory does not have it. It counts as evidence of `now`.
@@ -234,10 +252,8 @@ impl Health {
         now: Moment,
     ) -> Option<Sickness> {
         let gpu = inventory.gpus.iter().find(|gpu| gpu.uuid == event.gpu_uuid)?;
-        let reason = Reason::Event(event.kind, event.at);
-        let Some(gpu_instance) = event.gpu_instance else {
-            let news = self.whole(gpu).event(event.kind, event.at, now);
-            return Some(Sickness { what: gpu_and_slices(gpu), reason, news });
+        let Some(gpu_instance) = event.gpu_instance.filter(|_| !event.kind.is_of_whole_gpu()) else {
+            return Some(self.mark_whole(event, gpu, now));
         };
         let named = |mig: &&MigDevice| {
             mig.gpu_instance == gpu_instance
@@ -253,25 +269,44 @@ impl Health {
             news |= health.slice(mig).event(event, heard, now);
         }
         let what = named.iter().map(|mig| slice_name(gpu, mig)).collect::<Vec<_>>().join(", ");
-        Some(Sickness { what, reason, news })
+        Some(Sickness { what, reason: Reason::Event(event.kind, event.at), news })
+    }
+
+    fn mark_whole(&mut self, event: &HealthEvent, gpu: &Gpu, now: Moment) -> Sickness {
+        let news = self.whole(gpu).event(event.kind, event.at, now);
+        Sickness { what: gpu_and_slices(gpu), reason: Reason::Event(event.kind, event.at), news }
     }
 
     /// Tries what was kept once more.
     fn place_waiting(&mut self, inventory: &Inventory, began: Moment, findings: &mut Findings) {
         findings.forgotten = self.waiting.take_forgotten();
-        for (event, heard) in self.waiting.take() {
+        for kept in self.waiting.take() {
+            let Kept { event, first, last } = &kept;
             // It counts as evidence of now: no device gets well by the very look that first shows it.
-            if let Some(sickness) = self.mark(&event, inventory, heard, heard.max(began)) {
+            let now = (*last).max(began);
+            if let Some(sickness) = self.mark(event, inventory, *last, now) {
                 findings.sick.extend(Some(sickness).filter(|sickness| sickness.news));
                 continue;
             }
             let gpu = inventory.gpus.iter().find(|gpu| gpu.uuid == event.gpu_uuid);
-            let could_not_show_it =
-                began <= heard || gpu.is_some_and(|gpu| Says::about(gpu) == Says::Nothing);
-            if could_not_show_it {
-                self.waiting.keep(&event, heard);
-            } else {
-                findings.unplaced.push(event);
+            if began <= *first || gpu.is_some_and(|gpu| Says::about(gpu) == Says::Nothing) {
+                self.waiting.put(kept);
+                continue;
+            }
+            // A GPU instance that has no compute instance is nobody's device.
+            let is_empty =
+                |gpu: &Gpu| event.gpu_instance.is_some_and(|gi| gpu.empty_gpu_instances.contains(&gi));
+            match gpu {
+                Some(gpu) if !self.instances.had(event, *first) && !is_empty(gpu) => {
+                    let sickness = self.mark_whole(event, gpu, now);
+                    findings.sick.extend(Some(sickness).filter(|sickness| sickness.news));
+                    findings.of_gpu.push(event.clone());
+                }
+                _ => findings.unplaced.push(event.clone()),
+            }
+            if began <= *last {
+                // What came after that may be about an instance that was made meanwhile.
+                self.waiting.put(Kept { first: *last, ..kept });
             }
         }
     }

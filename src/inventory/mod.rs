@@ -151,16 +151,24 @@ impl MigDevice {
     }
 }
 
-/// Tells a file from a later one of the same name. The kernel gives a file of procfs a new time when it is made, and
-/// may give it a new time for no reason, so that a difference is a doubt and not a proof.
+/// Tells a file from a later one of the same name. The kernel gives a file of procfs a new time when it is first looked
+/// at, and may give it a new time for no reason, so that a difference is a doubt and not a proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileStamp {
     /// The file system's number.
     pub device: u64,
     /// The inode's number, which a later file may get again.
     pub inode: u64,
-    /// Last change of the inode, in ns since 1970.
-    pub changed_ns: i128,
+    /// Last change of the inode, in ns since 1970; `None` where the kernel gives it a new time with every look.
+    pub changed_ns: Option<i128>,
+}
+
+impl FileStamp {
+    /// Whether both can be the same file.
+    pub fn may_be(&self, other: &Self) -> bool {
+        let times = self.changed_ns.zip(other.changed_ns);
+        (self.device, self.inode) == (other.device, other.inode) && times.is_none_or(|(a, b)| a == b)
+    }
 }
 
 /// What a GPU needs before it can be used again (nvml.h, `nvmlDeviceGpuRecoveryAction_t`, read as field 230).
@@ -171,13 +179,13 @@ pub enum RecoveryAction {
     None,
     /// A reset of the GPU.
     Reset,
-    /// A reboot of the node.
+    /// A reboot of the node: every GPU of it shows this.
     Reboot,
     /// An end of its peer-to-peer traffic.
     DrainP2p,
     /// An end of its work, then a reset.
     DrainAndReset,
-    /// A recovery of its IMEX domain.
+    /// A recovery of the node's IMEX domain: every GPU of it shows this.
     RecoverImex,
     /// Something newer than this program.
     Other(u32),
@@ -206,7 +214,7 @@ impl fmt::Display for RecoveryAction {
             Self::Reboot => "a reboot of the node",
             Self::DrainP2p => "an end of its peer-to-peer traffic",
             Self::DrainAndReset => "an end of its work and then a reset of the GPU",
-            Self::RecoverImex => "a recovery of its IMEX domain",
+            Self::RecoverImex => "a recovery of the node's IMEX domain",
             Self::Other(number) => return write!(f, "recovery action {number}"),
         })
     }

@@ -84,10 +84,13 @@ pub(crate) static DEVICE_HEALTHY: Metric =
 pub(crate) static DEVICE_HOLDER: Metric = Metric::new(
     Info,
     "device_holder",
-    &["uuid", "namespace", "pod", "container"],
+    &["uuid", "holder_namespace", "holder_pod", "holder_container", "namespace", "pod", "container"],
     "A container that holds the device",
 )
-.values("only where `pod_resources_up` is 1");
+.values(
+    "`namespace`, `pod`, `container`: the same by their old names, which the next release no longer has, because \
+     Prometheus uses them for the plugin's own pod; only where `pod_resources_up` is 1",
+);
 pub(crate) static POD_RESOURCES_UP: Metric = Metric::new(
     Gauge,
     "pod_resources_up",
@@ -183,8 +186,12 @@ pub(crate) static CONFIG_GOOD: Metric = Metric::new(
     &[],
     "Whether the configuration in force is the one that was read last (1), or an older one (0)",
 );
-pub(crate) static CONFIG_WARNINGS: Metric =
-    Metric::new(Gauge, "config_warnings", &[], "Parts of the configuration that have no effect on this node");
+pub(crate) static CONFIG_WARNINGS: Metric = Metric::new(
+    Gauge,
+    "config_warnings",
+    &[],
+    "Parts of the configuration that have no effect on this node, or cannot work as they are",
+);
 
 pub(crate) static CPU: Metric =
     Metric::new(Counter, "process_cpu_seconds", &[], "Total user and system CPU time spent in seconds");

@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::places::Roots;
-use crate::inventory::{CONTROL_NODES, DeviceNode, FileStamp, below};
+use crate::inventory::{CONTROL_NODES, DeviceNode, below};
 
 /// Below the proc root: `<capability> <minor>` for every capability that the driver could ever hand out,
 /// thousands of lines, whether the instance exists or not. `gpuN` in it is the GPU's minor number.
@@ -94,9 +93,14 @@ fn capability_node(roots: &Roots, minor: u32) -> DeviceNode {
     device_node(roots, format!("/dev/nvidia-caps/nvidia-cap{minor}"))
 }
 
+/// Where the kernel driver says what it is, as long as it is loaded.
+pub(super) fn version_file(roots: &Roots) -> PathBuf {
+    roots.proc.join(VERSION)
+}
+
 /// What the kernel driver says of itself; `None` where it cannot be read.
 pub(super) fn kernel_module(roots: &Roots) -> Option<String> {
-    let text = fs::read_to_string(roots.proc.join(VERSION)).ok()?;
+    let text = fs::read_to_string(version_file(roots)).ok()?;
     text.lines().next().map(str::to_owned)
 }
 
@@ -121,24 +125,20 @@ fn device_node(roots: &Roots, path: String) -> DeviceNode {
     DeviceNode { path, exists }
 }
 
-/// The file that stands and falls with the compute instance, if it is there now, and which file that is.
-pub(super) fn access_file(roots: &Roots, gpu_minor: u32, gi: u32, ci: u32) -> Option<(PathBuf, FileStamp)> {
-    let file = roots.proc.join(format!("{CAPABILITIES}/gpu{gpu_minor}/mig/gi{gi}/ci{ci}/access"));
-    let stamp = file_stamp(&file)?;
-    Some((file, stamp))
+/// The file that stands and falls with the compute instance.
+pub(super) fn access_file(roots: &Roots, gpu_minor: u32, gi: u32, ci: u32) -> PathBuf {
+    mig_folder(roots, gpu_minor).join(format!("gi{gi}/ci{ci}/access"))
 }
 
-/// Which file is at this path now; `None` where there is none.
-pub(crate) fn file_stamp(path: &Path) -> Option<FileStamp> {
-    let found = path.symlink_metadata().ok()?;
-    let changed_ns = i128::from(found.ctime()) * 1_000_000_000 + i128::from(found.ctime_nsec());
-    Some(FileStamp { device: found.dev(), inode: found.ino(), changed_ns })
+/// The folder of all capability files of the GPU's instances.
+pub(super) fn mig_folder(roots: &Roots, gpu_minor: u32) -> PathBuf {
+    roots.proc.join(format!("{CAPABILITIES}/gpu{gpu_minor}/mig"))
 }
 
 /// GPU instances that have no compute instance: NVML lists none of them as a MIG device. Read from the
 /// capability folders, since NVML tells only one profile at a time and only to the privileged.
 pub(super) fn empty_gpu_instances(roots: &Roots, gpu_minor: u32) -> Vec<u32> {
-    let mig = roots.proc.join(format!("{CAPABILITIES}/gpu{gpu_minor}/mig"));
+    let mig = mig_folder(roots, gpu_minor);
     let mut empty: Vec<u32> = numbered_folders(&mig, "gi")
         .into_iter()
         .filter(|gi| numbered_folders(&mig.join(format!("gi{gi}")), "ci").is_empty())
@@ -210,8 +210,6 @@ mod tests {
         fs::write(mig.join("config"), "").unwrap();
         assert_eq!(empty_gpu_instances(&roots, 2), vec![3, 11]);
         assert_eq!(empty_gpu_instances(&roots, 0), Vec::<u32>::new());
-        let (file, stamp) = access_file(&roots, 2, 2, 0).unwrap();
-        assert_eq!((&file, file_stamp(&file)), (&mig.join("gi2/ci0/access"), Some(stamp)));
-        assert_eq!(access_file(&roots, 2, 3, 0), None);
+        assert_eq!(access_file(&roots, 2, 2, 0), mig.join("gi2/ci0/access"));
     }
 }

@@ -375,10 +375,12 @@ impl<'nvml> Listening<'_, 'nvml> {
         if kind == EventKind::MigConfigChange {
             asks.look();
         }
+        // Beside the other types these numbers mean other things in the kernel, such as what the GPU needs.
+        let is_xid = matches!(kind, EventKind::Xid(_));
         let event = HealthEvent {
             gpu_uuid,
-            gpu_instance: event.gpu_instance,
-            compute_instance: event.compute_instance,
+            gpu_instance: event.gpu_instance.filter(|_| is_xid),
+            compute_instance: event.compute_instance.filter(|_| is_xid),
             kind,
             at,
         };

@@ -5,7 +5,8 @@
 //!    └──────────┬──────────────────────┘         mapped: what the loader still has
 //!               ▼
 //! caps ──► enumerate ◄── models ◄── names        events: the set of events, and what one means
-//! (/proc)       │        (once per GPU model)       │
+//! stamps        │        (once per GPU model)       │
+//! (/proc)       │                                   │
 //!               └───────────────┬───────────────────┘
 //!                               ▼
 //!            session: the threads; says what is there and what happens, or that there is no driver
@@ -34,6 +35,7 @@ mod names;
 mod places;
 mod raw;
 mod session;
+mod stamps;
 mod status;
 mod throttle;
 
@@ -41,11 +43,11 @@ mod throttle;
 mod tests;
 
 pub use calls::CallCount;
-pub(crate) use caps::file_stamp;
 pub use error::{CallError, DriverError};
 pub use places::Paths;
 pub(crate) use places::resolve_in_root;
 pub use session::{Report, Session};
+pub(crate) use stamps::file_stamp;
 pub use status::{Status, Watched};
 
 use crate::inventory::Inventory;

@@ -23,7 +23,8 @@ mod strategy;
 pub mod variables;
 
 pub use name::{InvalidResourceName, ResourceName};
-pub use strategy::{MigStrategy, resolve};
+pub use sharing::Earlier;
+pub use strategy::{MigStrategy, resolve, resolve_after};
 
 /// One thing that a container can be given: a MIG device, or a GPU as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]

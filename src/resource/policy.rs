@@ -65,7 +65,7 @@ pub enum DeviceSelection {
     /// All of them.
     #[default]
     All,
-    /// The first so many.
+    /// So many: those that were shared before, else the first.
     Count(usize),
     /// Those named.
     List(Vec<DeviceRef>),

@@ -325,6 +325,9 @@ impl<K: Kubelet> Supervisor<'_, K> {
                 true
             }
             Event::Held(answer, alive) => {
+                if let Ok(holdings) = &answer {
+                    self.outlook.take_held(holdings.iter().map(|holding| holding.device.clone()).collect());
+                }
                 self.serving.take_held(answer, alive);
                 false
             }

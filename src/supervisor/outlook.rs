@@ -1,6 +1,6 @@
 //! What should be offered: from what the driver says, the health of devices, and the configuration.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::told::{self, Told};
 use crate::cdi::Cdi;
 use crate::health::{Health, HealthEvent, Moment, Outcome, Rule, rule_for};
 use crate::inventory::Inventory;
-use crate::resource::{Reason, ResourceSet, resolve};
+use crate::resource::{DeviceId, Earlier, Reason, ResourceSet, resolve_after};
 
 /// How often the CDI specification is looked after, and how soon one that is not complete or could not be written:
 /// what it consists of is in places that the driver's thread does not look at.
@@ -29,11 +29,17 @@ pub struct Knowledge {
     epoch: Instant,
     inventory: Option<Arc<Inventory>>,
     health: Health,
+    earlier: Earlier,
 }
 
 impl Default for Knowledge {
     fn default() -> Self {
-        Self { epoch: Instant::now(), inventory: None, health: Health::default() }
+        Self {
+            epoch: Instant::now(),
+            inventory: None,
+            health: Health::default(),
+            earlier: Earlier::default(),
+        }
     }
 }
 
@@ -162,7 +168,8 @@ impl Outlook {
         let began = Moment(began.saturating_duration_since(self.known.epoch));
         let findings = self.known.health.take_inventory(&inventory, &self.policy.health, began);
         told::findings(&findings);
-        self.told.of_unplaced(&findings);
+        self.told.of_unknown_instances(&findings);
+        self.told.of_cautions(&inventory);
         let changed = previous.as_deref() != Some(&inventory) || self.no_driver.is_some();
         self.known.inventory = Some(Arc::new(inventory));
         self.no_driver = None;
@@ -242,6 +249,13 @@ impl Outlook {
         }
     }
 
+    /// Takes what pods hold: what is shared and what is not should not change under them.
+    pub(super) fn take_held(&mut self, held: BTreeSet<DeviceId>) {
+        if self.known.earlier.take_held(held) {
+            self.resolve();
+        }
+    }
+
     /// How long nothing has to be done; `None`: for ever.
     pub(super) fn pause(&self) -> Option<Duration> {
         let cdi = self.cdi_again.map(|at| at.saturating_duration_since(Instant::now()));
@@ -274,10 +288,11 @@ impl Outlook {
     /// device that a container runtime cannot resolve.
     fn resolve(&mut self) {
         let Some(inventory) = &self.known.inventory else { return };
-        let mut resolved = resolve(inventory, &self.policy.offer);
+        let mut resolved = resolve_after(inventory, &self.policy.offer, &self.known.earlier);
         let complete = !self.by_cdi || mark_incomplete(&mut resolved, &mut self.cdi, inventory);
         self.cdi_again = self.by_cdi.then(|| Instant::now() + if complete { CDI_LOOK } else { CDI_AGAIN });
         self.told.of_offer(&self.resolved, &resolved, self.policy.offer.strategy);
+        self.known.earlier.take_offer(&resolved);
         self.resolved = resolved;
         self.mark();
     }
@@ -303,15 +318,12 @@ fn mark_incomplete(wanted: &mut ResourceSet, cdi: &mut Cdi, inventory: &Inventor
         && update.written
     {
         info!("wrote the CDI specification");
-        if update.without_libraries {
-            wanted.warnings.push(
-                "none of the driver's libraries is below the driver root: containers get device nodes by CDI, and have \
-                 to bring the libraries along"
-                    .to_owned(),
-            );
-        }
     }
     if let Ok(update) = &update {
+        let libraries = "none of the driver's libraries is below the driver root: containers get device nodes by CDI, \
+                         and have to bring the libraries along";
+        wanted.warnings.extend(update.without_libraries.then(|| libraries.to_owned()));
+        wanted.warnings.extend(update.hook_missing.clone());
         wanted.warnings.extend(update.absent.iter().map(|feature| {
             format!(
                 "--{0}-enabled: this node has no device node of {0}, so containers do not get it by CDI",

@@ -126,7 +126,7 @@ impl Life {
                     gpu_uuid: format!("GPU-{gpu}"),
                     gpu_instance: slot.map(|slot| slot + 7),
                     compute_instance: slot.map(|_| 0),
-                    kind: EventKind::Xid(79),
+                    kind: EventKind::Xid(94),
                     at: SystemTime::UNIX_EPOCH,
                 };
                 self.health.take_event(&event, &self.seen, &HealthPolicy::default(), Moment(self.now));

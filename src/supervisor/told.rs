@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::health::{Findings, HealthEvent, HealthPolicy, Recovered, Sickness, rule_for};
+use crate::health::{Findings, HealthEvent, HealthPolicy, Recovered, Sickness, cautions, rule_for};
 use crate::inventory::Inventory;
 use crate::resource::{MigStrategy, ResourceSet};
 
@@ -20,8 +20,30 @@ pub(super) struct Told {
     sees_instances: Option<bool>,
     nothing_to_offer: bool,
     ignored: Option<Instant>,
-    /// Events about unknown instances that nobody was told of, and when somebody last was.
-    unplaced: (usize, Option<Instant>),
+    cautions: Vec<String>,
+    /// Events about unknown instances that were taken for their GPUs'.
+    of_gpu: Unsaid,
+    /// The same of which nothing follows.
+    unplaced: Unsaid,
+}
+
+/// Events that no line was written of, and when one last was.
+#[derive(Debug, Default)]
+struct Unsaid {
+    events: usize,
+    last: Option<Instant>,
+}
+
+impl Unsaid {
+    /// Takes more of them; how many the line is about that is due now, if one is.
+    fn take(&mut self, more: usize) -> Option<usize> {
+        self.events += more;
+        let due = self.events > 0 && self.last.is_none_or(|last| last.elapsed() >= IGNORED_PAUSE);
+        due.then(|| {
+            self.last = Some(Instant::now());
+            std::mem::take(&mut self.events)
+        })
+    }
 }
 
 impl Told {
@@ -65,19 +87,29 @@ impl Told {
     }
 
     /// Events that named instances which the driver does not have.
-    pub(super) fn of_unplaced(&mut self, findings: &Findings) {
-        let (untold, last) = &mut self.unplaced;
-        *untold += findings.unplaced.len() + findings.forgotten;
-        let quiet = last.is_none_or(|last| last.elapsed() >= IGNORED_PAUSE);
-        if let (Some(event), true) = (findings.unplaced.last(), quiet) {
+    pub(super) fn of_unknown_instances(&mut self, findings: &Findings) {
+        if let Some(event) = findings.of_gpu.last()
+            && let Some(events) = self.of_gpu.take(findings.of_gpu.len())
+        {
             let HealthEvent { gpu_uuid: gpu, kind, gpu_instance: gi, compute_instance: ci, .. } = event;
-            let events = std::mem::take(untold);
-            *last = Some(Instant::now());
-            warn!(
-                gpu, %kind, gi, ci, events,
-                "an event named an instance that the driver does not have; nothing follows from it"
-            );
+            warn!(gpu, %kind, gi, ci, events, "an event named an instance that does not exist: it is taken for the whole GPU's");
         }
+        self.unplaced.events += findings.forgotten;
+        if let Some(event) = findings.unplaced.last()
+            && let Some(events) = self.unplaced.take(findings.unplaced.len())
+        {
+            let HealthEvent { gpu_uuid: gpu, kind, gpu_instance: gi, compute_instance: ci, .. } = event;
+            warn!(gpu, %kind, gi, ci, events, "an event named an instance or a GPU that has gone; nothing follows from it");
+        }
+    }
+
+    /// What the driver asks for without any device being unhealthy for it.
+    pub(super) fn of_cautions(&mut self, inventory: &Inventory) {
+        let cautions = cautions(inventory);
+        for caution in cautions.iter().filter(|caution| !self.cautions.contains(caution)) {
+            warn!("{caution}");
+        }
+        self.cautions = cautions;
     }
 
     /// An event that does not count.

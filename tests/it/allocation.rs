@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use fake_kubelet::{AdmissionError, PodSpec};
-use fake_nvml::{Description, Fault};
+use fake_nvml::{Description, Fault, Nodes};
 use tonic::Code;
 
 use crate::rig::{GPU, Rig, mig, wait_until};
@@ -166,7 +166,9 @@ async fn device_nodes_are_named_as_configured() {
 
 #[tokio::test]
 async fn a_missing_capability_node_matters_where_nodes_are_required() {
-    let description = Description::h100s(1).with_mig(0, &["1g.10gb"; 2]);
+    // Otherwise the library would make it again.
+    let description =
+        Description { nodes: Nodes::ByHand, ..Description::h100s(1).with_mig(0, &["1g.10gb"; 2]) };
     let resource = mig("1g.10gb");
     let rig = Rig::start(&description, &["--mig-strategy=mixed", "--pass-device-specs=true"]).await;
     rig.wait_for_counts(&[(&resource, 2)]).await;
@@ -222,5 +224,17 @@ async fn preferred_allocation_never_fails() {
     assert!(rig.kubelet.options(&resource).await.unwrap().get_preferred_allocation_available);
     rig.kubelet.pre_start_container(&resource, &[&uuids[0]]).await.unwrap();
     wait_until(|| rig.plugin.log().contains("PreStartContainer"), "a debug line per call").await;
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn a_kernel_that_gives_files_of_proc_a_new_time_with_every_look_costs_no_allocation() {
+    let mut description = Description::h100s(1).with_mig(0, &["1g.10gb"]);
+    description.proc_times_move = true;
+    let rig = Rig::mixed(&description).await;
+    let resource = mig("1g.10gb");
+    rig.wait_for_counts(&[(&resource, 1)]).await;
+    rig.plugin.wait_for_log(&["WARN", "before 4.17"]).await;
+    rig.kubelet.run_pod(pod("training", &resource, 1)).await.unwrap();
     rig.finish().await;
 }

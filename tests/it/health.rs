@@ -9,15 +9,15 @@ use tokio::time::sleep;
 
 use crate::rig::{GPU, Rig, mig, wait_until};
 
-/// `GPU has fallen off the bus`.
-const XID: u64 = 79;
+/// `Contained memory error`: one that counts and is a single slice's.
+const XID: u64 = 94;
 
 fn seven() -> Description {
     Description::h100s(2).with_mig(0, &["1g.10gb"; 7])
 }
 
 /// The UUIDs of GPU `gpu`'s slices, with their instance IDs.
-fn slices(rig: &Rig, gpu: usize) -> Vec<(String, u32, u32)> {
+pub(crate) fn slices(rig: &Rig, gpu: usize) -> Vec<(String, u32, u32)> {
     let gpus = rig.node.gpus().unwrap();
     gpus[gpu].mig.iter().map(|slice| (slice.uuid.clone(), slice.gi, slice.ci)).collect()
 }
@@ -29,12 +29,12 @@ fn sick(rig: &Rig, resource: &str) -> BTreeSet<String> {
     sick.map(|(id, _)| id.split("::").next().unwrap_or_default().to_owned()).collect()
 }
 
-async fn wait_for_sick(rig: &Rig, resource: &str, uuids: &[&String]) {
+pub(crate) async fn wait_for_sick(rig: &Rig, resource: &str, uuids: &[&String]) {
     let wanted: BTreeSet<String> = uuids.iter().map(|uuid| (*uuid).clone()).collect();
     wait_until(|| sick(rig, resource) == wanted, &format!("{wanted:?} of {resource} to be sick")).await;
 }
 
-fn needs(rig: &Rig, gpu: usize, action: RecoveryAction) {
+pub(crate) fn needs(rig: &Rig, gpu: usize, action: RecoveryAction) {
     rig.node.update(|node| node.gpu(gpu).recovery_action = action).unwrap();
 }
 
@@ -44,7 +44,7 @@ async fn listening(rig: &Rig) {
     wait_until(registered, "the plugin to listen for events").await;
 }
 
-async fn started(description: &Description, flags: &[&str]) -> Rig {
+pub(crate) async fn started(description: &Description, flags: &[&str]) -> Rig {
     let flags: Vec<_> = ["--mig-strategy=mixed"].iter().chain(flags).copied().collect();
     let rig = Rig::start(description, &flags).await;
     let resource = mig("1g.10gb");
@@ -60,7 +60,7 @@ async fn each_of_seven_slices_falls_sick_alone_and_gets_well() {
     for (uuid, gi, ci) in slices(&rig, 0) {
         rig.node.send(&Event::xid(XID).on_instance(gi, ci)).unwrap();
         wait_for_sick(&rig, &resource, &[&uuid]).await;
-        rig.plugin.wait_for_log(&["WARN", "sick", &uuid, "Xid 79"]).await;
+        rig.plugin.wait_for_log(&["WARN", "sick", &uuid, "Xid 94"]).await;
         wait_for_sick(&rig, &resource, &[]).await;
         rig.plugin.wait_for_log(&["well again", &uuid]).await;
     }
@@ -121,7 +121,7 @@ async fn a_slice_stays_sick_while_its_gpu_needs_something_though_it_answers() {
     sleep(Duration::from_secs(1)).await;
     assert_eq!(sick(&rig, &resource).len(), 7, "three quiet periods and five looks later");
     let error = rig.kubelet.allocate_ids(&resource, &[uuid]).await.unwrap_err();
-    assert!(error.message().contains("Xid 79"), "{error:?}");
+    assert!(error.message().contains("Xid 94"), "{error:?}");
     needs(&rig, 0, RecoveryAction::None);
     wait_for_sick(&rig, &resource, &[]).await;
     rig.finish().await;
@@ -160,10 +160,10 @@ async fn without_recovery_a_sick_device_stays_sick() {
 
 #[tokio::test]
 async fn errors_of_applications_are_ignored_unless_somebody_asks_for_them() {
-    let rig = started(&seven(), &["--enable-healthchecks=31", "--disable-healthchecks=79"]).await;
+    let rig = started(&seven(), &["--enable-healthchecks=31", "--disable-healthchecks=94"]).await;
     let resource = mig("1g.10gb");
     let all = slices(&rig, 0);
-    for (xid, (_, gi, ci)) in [13, 43, 45, 68, 109, 79].into_iter().zip(&all) {
+    for (xid, (_, gi, ci)) in [13, 43, 45, 68, 109, 94].into_iter().zip(&all) {
         rig.node.send(&Event::xid(xid).on_instance(*gi, *ci)).unwrap();
     }
     let (uuid, gi, ci) = &all[6];
@@ -238,7 +238,7 @@ async fn ten_thousand_errors_in_a_second_are_few_lists_and_no_memory() {
     for n in 0..10_000_u64 {
         let slice = usize::try_from(n % 6).unwrap();
         let (_, gi, ci) = &all[slice];
-        rig.node.send(&Event::xid(48 + n / 2_000).on_instance(*gi, *ci)).unwrap();
+        rig.node.send(&Event::xid(69 + n / 2_000).on_instance(*gi, *ci)).unwrap();
     }
     let first_six: Vec<_> = all[..6].iter().map(|(uuid, ..)| uuid).collect();
     wait_for_sick(&rig, &resource, &first_six).await;

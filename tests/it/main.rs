@@ -29,3 +29,4 @@ mod signals;
 mod sockets;
 mod strategies;
 mod trouble;
+mod whole_gpu;

@@ -1,5 +1,6 @@
 //! Which resources a node offers, over strategies and layouts.
 
+use fake_kubelet::PodSpec;
 use fake_nvml::{Description, Instance};
 
 use crate::rig::{GPU, Rig, mig};
@@ -122,5 +123,32 @@ async fn lists_have_numa_nodes_and_whole_uuids() {
         assert_eq!(slices[&slice.uuid].numa, Some(1));
     }
     assert_eq!(rig.kubelet.devices(GPU)[&gpus[1].uuid].numa, None);
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_shared_by_count_stays_what_pods_hold_over_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.yaml");
+    let configure = |devices: &str| {
+        let shared = format!("{{name: nvidia.com/gpu, rename: turns, replicas: 2, devices: {devices}}}");
+        let text = format!("version: v1\nsharing: {{timeSlicing: {{resources: [{shared}]}}}}\n");
+        std::fs::write(&file, text).unwrap();
+    };
+    configure("[1]");
+    let flag = format!("--config-file={}", file.display());
+    let mut rig = Rig::start(&Description::h100s(3), &[&flag]).await;
+    let turns = "nvidia.com/turns";
+    rig.wait_for_counts(&[(GPU, 2), (turns, 2)]).await;
+    let pod = PodSpec::new("holder").container("main").limit(turns, 1);
+    let held = rig.kubelet.run_pod(pod).await.unwrap().ids(turns).remove(0);
+    rig.plugin.kill().await;
+    let before = rig.kubelet.lists(turns).len();
+    configure("1");
+    rig.plugin = rig.second_plugin(&[&flag]);
+    rig.kubelet.wait_for_registrations(turns, 2).await.unwrap();
+    rig.wait_for_counts(&[(GPU, 2), (turns, 2)]).await;
+    let lists = &rig.kubelet.lists(turns)[before..];
+    assert!(!lists.is_empty() && lists.iter().all(|list| list.devices[&held].healthy), "{lists:?}");
     rig.finish().await;
 }

@@ -86,7 +86,7 @@ async fn waiting_for_events_may_fail_without_harm() {
     let start = Instant::now();
     while !rig.kubelet.devices(&resource).values().any(|device| !device.healthy) {
         assert!(start.elapsed() < LIMIT, "no event is heard");
-        rig.node.send(&Event::xid(79).on_gpu(1).on_instance(gpu.mig[0].gi, 0)).unwrap();
+        rig.node.send(&Event::xid(94).on_gpu(1).on_instance(gpu.mig[0].gi, 0)).unwrap();
         sleep(Duration::from_millis(50)).await;
     }
     rig.wait_for_counts(&[(GPU, 1), (&resource, 4)]).await;
@@ -102,7 +102,7 @@ async fn a_gpu_that_has_no_events_does_not_keep_others_from_theirs() {
     rig.wait_for_counts(&[(GPU, 1), (&resource, 4)]).await;
     wait_until(|| calls(&rig, "nvmlEventSetWait_v2") > 0, "the plugin to listen for events").await;
     let gpu = rig.node.gpus().unwrap().remove(1);
-    rig.node.send(&Event::xid(79).on_gpu(1).on_instance(gpu.mig[1].gi, 0)).unwrap();
+    rig.node.send(&Event::xid(94).on_gpu(1).on_instance(gpu.mig[1].gi, 0)).unwrap();
     rig.kubelet.wait_for_devices(&resource, |devices| !devices[&gpu.mig[1].uuid].healthy).await.unwrap();
     rig.finish().await;
 }

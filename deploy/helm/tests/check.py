@@ -1,7 +1,7 @@
 """What deploy/helm/check needs beyond helm.
 
 check.py table [--update]        the README's table of values and the schema against values.yaml
-check.py objects VERSION… FILE…  rendered objects against Kubernetes' schemas, and rules that no schema has
+check.py objects VERSION FILE…   rendered objects against Kubernetes' schemas, and rules that no schema has
 """
 
 import json
@@ -91,22 +91,21 @@ def check_table(update):
     return mistakes
 
 
-def check_object(thing, versions):
+def check_object(thing, version):
     if (thing["apiVersion"], thing["kind"]) in FOREIGN:
         return
-    for version in versions:
-        try:
-            kubernetes_validate.validate(thing, version, strict=True)
-        except kubernetes_validate.ValidationError as error:
-            where = ".".join(str(part) for part in error.absolute_path)
-            yield f"{thing['kind']} is none of Kubernetes {version}: {where}: {error.message}"
-        except kubernetes_validate.SchemaNotFoundError as error:
-            yield error.message
+    try:
+        kubernetes_validate.validate(thing, version, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        where = ".".join(str(part) for part in error.absolute_path)
+        yield f"{thing['kind']} is none of Kubernetes {version}: {where}: {error.message}"
+    except kubernetes_validate.SchemaNotFoundError as error:
+        yield error.message
     if thing["kind"] == "DaemonSet":
-        yield from check_daemonset(thing["spec"])
+        yield from check_daemonset(thing["spec"], tuple(map(int, version.split("."))))
 
 
-def check_daemonset(spec):
+def check_daemonset(spec, version):
     """What the API server would refuse, or nobody would notice."""
     pod = spec["template"]["spec"]
     labels = spec["template"]["metadata"]["labels"]
@@ -122,20 +121,39 @@ def check_daemonset(spec):
     variables = {variable["name"] for variable in container["env"]}
     for name in sorted(variables - known):
         yield f"the plugin has no variable {name}"
-    added = (container["securityContext"].get("capabilities") or {}).get("add") or []
-    if "NVIDIA_MIG_MONITOR_DEVICES" in variables and "SYS_ADMIN" not in added:
+    context = container["securityContext"]
+    added = (context.get("capabilities") or {}).get("add") or []
+    if "NVIDIA_MIG_MONITOR_DEVICES" in variables and "SYS_ADMIN" not in added and not context.get("privileged"):
         yield "NVIDIA's runtime does not start a container with NVIDIA_MIG_MONITOR_DEVICES and without SYS_ADMIN"
+    yield from check_host_folders(pod, container, version)
+
+
+def check_host_folders(pod, container, version):
+    """Where the host's folders are, and how they are mounted."""
+    paths = {volume["name"]: volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume}
+    if paths["device-plugins"] != "/var/lib/kubelet/device-plugins":
+        yield "the kubelet's folder for device plugins is a constant, whatever its --root-dir is"
+    (told,) = [v["value"] for v in container["env"] if v["name"] == "NVIDIA_DRIVER_ROOT"] or ["/"]
+    if paths.get("driver-root", "/") != told:
+        yield f"answers name the driver root {told}, and {paths['driver-root']} is mounted"
+    for mount in container["volumeMounts"]:
+        if paths.get(mount["name"]) not in ("/", "/dev"):
+            continue
+        if not mount.get("readOnly") or "mountPropagation" in mount:
+            yield f"{mount['name']} has to be read-only, and without propagation, which keeps it from being so as a whole"
+        if (mount.get("recursiveReadOnly") == "IfPossible") != (version >= (1, 31)):
+            yield f"{mount['name']}: recursiveReadOnly is there from Kubernetes 1.31 on, and has to be used there"
 
 
 def main(arguments):
     if arguments[0] == "table":
         mistakes = check_table("--update" in arguments)
     else:
-        versions = [word for word in arguments[1:] if re.fullmatch(r"[\d.]+", word)]
+        version, *files = arguments[1:]
         mistakes = []
-        for file in arguments[1 + len(versions) :]:
+        for file in files:
             for thing in filter(None, yaml.safe_load_all(pathlib.Path(file).read_text())):
-                mistakes += [f"{pathlib.Path(file).name}: {mistake}" for mistake in check_object(thing, versions)]
+                mistakes += [f"{pathlib.Path(file).name}: {mistake}" for mistake in check_object(thing, version)]
     for mistake in mistakes:
         print(f"FAILED: {mistake}", file=sys.stderr)
     return 1 if mistakes else 0

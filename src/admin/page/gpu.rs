@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::html::Text;
 use super::layout::{Block, Drawing, State, drawing};
 use crate::devices::state::{PluginState, RecoveryRule};
+use crate::health::caution;
 use crate::inventory::{Gpu, MigMode};
 
 /// Heights in the drawing, in pixels.
@@ -36,6 +37,9 @@ pub(super) fn section(page: &mut String, gpu: &Gpu, plugin: &PluginState) {
         writeln!(page, "<p class=\"note\">{}</p>", Text(note)).ok();
     };
     drawing.notes.iter().for_each(|note| more(page, note));
+    if let Some(caution) = caution(gpu) {
+        more(page, &format!("Note: {caution}"));
+    }
     let state = plugin.gpus.iter().find(|state| state.uuid == gpu.uuid);
     if let Some(why) = state.and_then(|state| state.not_watched.as_ref()) {
         more(page, &format!("Its errors are not heard of: {why}"));

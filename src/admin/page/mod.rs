@@ -110,7 +110,7 @@ fn banners(page: &mut String, plugin: &PluginState) {
     if plugin.driver == DriverState::Present && plugin.resources.is_empty() {
         banner("warn", "Nothing is offered.", "This node has no device that the strategy offers.");
     }
-    plugin.warnings.iter().for_each(|warning| banner("warn", "Without effect:", warning));
+    plugin.warnings.iter().for_each(|warning| banner("warn", "Configuration:", warning));
 }
 
 /// The node in four numbers.

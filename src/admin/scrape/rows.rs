@@ -169,8 +169,9 @@ fn holders(plugin: &PluginState) -> Vec<Row> {
     let mut rows: Vec<_> = devices
         .flat_map(|device| {
             device.held_by.iter().map(|holder| {
-                let words = [&device.uuid, &holder.namespace, &holder.pod, &holder.container];
-                words.map(Clone::clone).to_vec()
+                let names = [&holder.namespace, &holder.pod, &holder.container];
+                // The second time by the old names of the labels.
+                std::iter::once(&device.uuid).chain(names).chain(names).cloned().collect::<Vec<_>>()
             })
         })
         .collect();

@@ -106,7 +106,7 @@ fn values_are_those_of_the_node() {
     }
     for part in [
         "index=\"6:1\",gpu=\"6\",gpu_uuid=\"GPU-5e1f5a3c-1d2b-4a6e-9c3f-000000000006\",profile=\"2c.3g.40gb\",gi=\"7\",ci=\"1\"",
-        "namespace=\"jupyter\",pod=\"notebook-anna\",container=\"main\"} 1",
+        "holder_namespace=\"jupyter\",holder_pod=\"notebook-anna\",holder_container=\"main\",namespace=\"jupyter\",pod=\"notebook-anna\",container=\"main\"} 1",
     ] {
         assert!(text.contains(part), "{part} in\n{text}");
     }

@@ -9,8 +9,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+mod hook;
 mod root;
 
+use hook::HOOK_FOLDERS;
 use root::Root;
 
 /// Folders of libraries, the likelier first. Folders of one package manager after the other, since the root
@@ -60,9 +62,6 @@ const TOOLS: [&str; 7] = [
     "nvidia-imex",
     "nvidia-imex-ctl",
 ];
-
-/// The hook programs of NVIDIA's container toolkit, the one that is made for this first.
-const HOOKS: [&str; 2] = ["usr/bin/nvidia-cdi-hook", "usr/bin/nvidia-ctk"];
 
 const FIRMWARE_FOLDERS: [&str; 3] = ["lib/firmware/updates", "lib/firmware", "usr/lib/firmware"];
 
@@ -114,6 +113,8 @@ pub struct DriverFiles {
     pub sockets: Vec<File>,
     /// The hook program, on the host.
     pub hook: Option<PathBuf>,
+    /// Why there is none, or why containers will not start with the one that was told. A clause for people.
+    pub hook_missing: Option<String>,
 }
 
 /// A file of the host and its place in a container.
@@ -147,8 +148,8 @@ pub struct Search {
     pub version: String,
     /// The NVML that was loaded. The driver's other libraries lie beside it.
     pub library: PathBuf,
-    /// The hook program on the host, where it is told. It is taken at its word, since it need not lie below
-    /// the driver root and then cannot be looked for.
+    /// The hook program on the host, where it is told. It is taken even where it cannot be seen, since it need not lie
+    /// below the driver root and then cannot be looked for.
     pub hook: Option<PathBuf>,
 }
 
@@ -164,8 +165,11 @@ impl Search {
             FIRMWARE_FOLDERS.iter().map(|folder| Path::new(folder).join("nvidia").join(&self.version));
         let sockets = SOCKET_FOLDERS.iter().map(PathBuf::from);
         let fixed = ["etc/OpenCL/vendors", "usr/share/OpenCL/vendors"].map(PathBuf::from);
-        let tools = TOOL_FOLDERS.iter().map(PathBuf::from);
-        let all = self.library_folders().into_iter().chain(tools).chain(firmware).chain(sockets).chain(fixed);
+        let tools = TOOL_FOLDERS.iter().chain(&HOOK_FOLDERS).map(PathBuf::from);
+        let told =
+            self.hook.iter().filter_map(|hook| hook.parent()?.strip_prefix("/").ok().map(Path::to_owned));
+        let all = self.library_folders().into_iter().chain(tools).chain(told);
+        let all = all.chain(firmware).chain(sockets).chain(fixed);
         let changed = |folder: PathBuf| fs::metadata(self.driver_root.join(folder)).ok()?.modified().ok();
         Fingerprint(all.map(changed).collect())
     }
@@ -174,6 +178,7 @@ impl Search {
     pub fn find(&self) -> DriverFiles {
         let root = Root { here: &self.driver_root, host: &self.host_driver_root };
         let libraries = self.libraries(&root);
+        let (hook, hook_missing) = self.hook(&root);
         DriverFiles {
             links: self.links(&root, &libraries),
             libraries: libraries.into_iter().map(|library| library.file).collect(),
@@ -188,7 +193,8 @@ impl Search {
                 .iter()
                 .filter_map(|path| first(&root, &["run", "var/run"], path, is_socket))
                 .collect(),
-            hook: self.hook(&root),
+            hook,
+            hook_missing,
         }
     }
 
@@ -282,17 +288,6 @@ impl Search {
             }
         }
         found.into_values().collect()
-    }
-
-    fn hook(&self, root: &Root<'_>) -> Option<PathBuf> {
-        if self.hook.is_some() {
-            return self.hook.clone();
-        }
-        // Only the host's own root has the programs that the host's runtime can run.
-        let is_host = self.host_driver_root == Path::new("/");
-        let found =
-            HOOKS.iter().find(|path| root.file(Path::new(path)).is_some_and(|file| is_program(&file.here)));
-        found.filter(|_| is_host).map(|path| Path::new("/").join(path))
     }
 }
 

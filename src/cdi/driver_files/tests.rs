@@ -198,11 +198,49 @@ fn the_hook_is_taken_at_its_word_or_looked_for_on_the_host() {
     assert_eq!(search.find().hook, Some("/usr/bin/nvidia-cdi-hook".into()));
     let told = Search { hook: Some("/opt/hook".into()), ..driver.search() };
     assert_eq!(told.find().hook, Some("/opt/hook".into()));
+    assert_eq!(told.find().hook_missing, None);
+}
+
+#[test]
+fn the_hook_is_found_where_the_gpu_operator_and_a_local_installation_put_it() {
+    let driver = Driver::new().program("usr/local/bin/nvidia-cdi-hook");
+    let search = Search { host_driver_root: "/".into(), ..driver.search() };
+    assert_eq!(search.find().hook, Some("/usr/local/bin/nvidia-cdi-hook".into()));
+    let before = search.fingerprint();
+    let driver = driver.program("usr/local/nvidia/toolkit/nvidia-cdi-hook");
+    assert_ne!(search.fingerprint(), before);
+    assert_eq!(search.find().hook, Some("/usr/local/nvidia/toolkit/nvidia-cdi-hook".into()));
+    // A file that the runtime could not run is none, and the large program is the last resort.
+    let driver = driver.program("usr/bin/nvidia-ctk").file("usr/bin/nvidia-cdi-hook");
+    assert_eq!(search.find().hook, Some("/usr/local/nvidia/toolkit/nvidia-cdi-hook".into()));
+    assert_eq!(search.find().hook_missing, None);
+    drop(driver);
+}
+
+#[test]
+fn a_hook_that_is_missing_is_said_with_what_it_costs() {
+    let driver = Driver::new();
+    let mut search = driver.search();
+    let missing = |search: &Search| search.find().hook_missing.unwrap_or_default();
+    assert!(missing(&search).starts_with("the driver root /run/nvidia/driver is not the host's own"));
+    search.host_driver_root = "/".into();
+    assert_eq!(
+        missing(&search),
+        "there is no nvidia-cdi-hook or nvidia-ctk in /usr/bin, /usr/local/nvidia/toolkit, /usr/local/bin: links and \
+         the loader's cache are not made in containers that get a device by CDI; --nvidia-cdi-hook-path names \
+         NVIDIA's hook program"
+    );
+    search.hook = Some("/opt/bin/hook".into());
+    assert!(missing(&search).starts_with("/opt/bin/hook is no program on the host"));
+    let before = search.fingerprint();
+    let _driver = driver.program("opt/bin/hook");
+    assert_eq!((missing(&search), search.find().hook), (String::new(), Some("/opt/bin/hook".into())));
+    assert_ne!(search.fingerprint(), before);
 }
 
 #[test]
 fn an_empty_root_has_nothing() {
-    assert_eq!(Driver::new().find(), DriverFiles::default());
+    assert_eq!(DriverFiles { hook_missing: None, ..Driver::new().find() }, DriverFiles::default());
 }
 
 #[test]

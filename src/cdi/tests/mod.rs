@@ -64,7 +64,7 @@ impl Host {
     }
 
     pub(super) fn options(&self) -> CdiOptions {
-        CdiOptions { spec_dir: self.spec_dir(), ..options() }
+        CdiOptions { spec_dir: self.spec_dir(), hook: Some("/opt/nvidia-cdi-hook".into()), ..options() }
     }
 
     pub(super) fn cdi(&self, options: CdiOptions) -> Cdi {
@@ -139,6 +139,15 @@ fn a_driver_of_another_version_brings_its_own_libraries_or_none() {
     assert!(!cdi.update(&inventory).unwrap().without_libraries);
     let mounts = host.spec().container_edits.mounts;
     assert!(mounts.iter().any(|mount| mount.container_path == Path::new("/usr/lib64/libcuda.so.580.1")));
+}
+
+#[test]
+fn a_missing_hook_program_is_said_unless_nobody_wants_one() {
+    let host = Host::new();
+    let without = CdiOptions { hook: None, ..host.options() };
+    assert!(host.cdi(without.clone()).update(&inventory([gpu(0)])).unwrap().hook_missing.is_some());
+    let unwanted = CdiOptions { disabled_hooks: ["all".to_owned()].into(), ..without };
+    assert_eq!(host.cdi(unwanted).update(&inventory([gpu(0)])).unwrap().hook_missing, None);
 }
 
 #[test]

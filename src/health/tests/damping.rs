@@ -153,20 +153,17 @@ fn of_a_storm_of_many_xids_the_first_kinds_are_kept_and_the_rest_only_counts_as_
 fn of_events_about_unknown_instances_the_newest_are_kept_and_the_others_counted() {
     let (mut health, inventory) = (Health::default(), two_gpus());
     for n in 0..10_000 {
-        takes(&mut health, &xid(0, Some(100), 48, n), &inventory, n);
+        takes(&mut health, &xid(0, Some(100), 94, n), &inventory, n);
     }
     assert_eq!(health.size(), 1);
     for n in 0..100 {
-        takes(&mut health, &xid(0, Some(200 + n), 48, 1), &inventory, 1);
+        takes(&mut health, &xid(0, Some(200 + n), 94, 1), &inventory, 1);
     }
     assert_eq!(health.size(), MAX_WAITING);
     let findings = looks(&mut health, &inventory, 20_000);
-    assert_eq!((findings.unplaced.len(), findings.forgotten), (MAX_WAITING, 101 - MAX_WAITING));
-    assert_eq!(findings.unplaced.last().unwrap().gpu_instance, Some(299));
+    assert_eq!((findings.of_gpu.len(), findings.forgotten), (MAX_WAITING, 101 - MAX_WAITING));
+    assert_eq!(findings.of_gpu.last().unwrap().gpu_instance, Some(299));
+    assert_eq!(findings.sick.len(), 1, "all of them are one reason");
     assert_eq!(looks(&mut health, &inventory, 20_001), Findings::default());
-    assert_eq!(health, {
-        let mut fresh = Health::default();
-        looks(&mut fresh, &inventory, 20_001);
-        fresh
-    });
+    assert_eq!(health.size(), 1, "the GPU");
 }

@@ -5,6 +5,8 @@ use crate::fixtures::{gpu, mig_gpu, node};
 use crate::inventory::{Gpu, Inventory, MigDevice, Trouble, TroubleKind};
 use crate::resource::{Device, DeviceId, Reason};
 
+mod actions;
+mod attribution;
 mod damping;
 mod policy;
 mod properties;

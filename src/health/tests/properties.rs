@@ -52,8 +52,18 @@ enum State {
 
 fn kinds() -> impl Strategy<Value = EventKind> {
     use EventKind::{DoubleBitEcc, GpuUnavailable, MigConfigChange, Xid};
-    // Of these, 13 is ignored by default and 61 in no catalogue.
-    select(vec![Xid(13), Xid(48), Xid(61), Xid(79), Xid(94), DoubleBitEcc, GpuUnavailable, MigConfigChange])
+    // Of these, 13 and 43 are ignored by default, 61 is in no catalogue, and 79 is about the whole GPU.
+    select(vec![
+        Xid(13),
+        Xid(43),
+        Xid(61),
+        Xid(79),
+        Xid(94),
+        Xid(94),
+        DoubleBitEcc,
+        GpuUnavailable,
+        MigConfigChange,
+    ])
 }
 
 fn events() -> impl Strategy<Value = Step> {
@@ -65,9 +75,9 @@ fn events() -> impl Strategy<Value = Step> {
 }
 
 fn steps() -> impl Strategy<Value = Step> {
-    use RecoveryAction::{None as Nothing, Reboot, Reset};
+    use RecoveryAction::{None as Nothing, Reboot, RecoverImex, Reset};
     let actions =
-        select(vec![None, None, Some(Nothing), Some(Nothing), Some(Nothing), Some(Reset), Some(Reboot)]);
+        select(vec![None, None, Some(Nothing), Some(Nothing), Some(RecoverImex), Some(Reset), Some(Reboot)]);
     let states = select(vec![
         State::Fine,
         State::Fine,
@@ -159,7 +169,18 @@ struct Model {
     charges: Vec<Charge>,
     /// Which GPUs had MIG devices in the last look that read them.
     had_slices: Vec<String>,
+    /// Events that nobody could be found for, and when each was heard.
     waiting: Vec<(HealthEvent, Moment)>,
+    /// All looks that read a GPU.
+    looks: Vec<SeenIds>,
+}
+
+/// A GPU's UUID, when a look at it began, and the IDs of the instances that it found.
+type SeenIds = (String, Moment, Vec<(u32, u32)>);
+
+/// Whether no device can be used while the driver asks for this.
+fn is_needed(action: RecoveryAction) -> bool {
+    !matches!(action, RecoveryAction::None | RecoveryAction::RecoverImex)
 }
 
 impl Model {
@@ -182,8 +203,9 @@ impl Model {
     fn subjects(event: &HealthEvent, inventory: &Inventory) -> Vec<Subject> {
         let mut subjects = Vec::new();
         for gpu in inventory.gpus.iter().filter(|gpu| gpu.uuid == event.gpu_uuid) {
-            if event.gpu_instance.is_none() {
+            if event.gpu_instance.is_none() || event.kind == EventKind::Xid(79) {
                 subjects.push((gpu.uuid.clone(), None));
+                continue;
             }
             for mig in &gpu.mig_devices {
                 let compute = event.compute_instance.unwrap_or(mig.compute_instance);
@@ -236,7 +258,7 @@ impl Model {
                     self.unreadable(whole, began);
                     self.note_slices(gpu);
                 }
-                None if gpu.recovery_action.is_some_and(|action| action != RecoveryAction::None)
+                None if gpu.recovery_action.is_some_and(is_needed)
                     && policy.checks.counts(EventKind::RecoveryAction) =>
                 {
                     self.charge(whole, began, false);
@@ -272,7 +294,7 @@ impl Model {
             charge.reset |= emptied && began > charge.at;
             let readable = slice.is_none() || found.is_some_and(|mig| mig.problem.is_none());
             let allowed = match gpu.recovery_action {
-                Some(action) => action == RecoveryAction::None,
+                Some(action) => !is_needed(action),
                 None => charge.reset,
             };
             if recovers && readable && allowed && began > charge.at {
@@ -290,6 +312,10 @@ impl Model {
         self.charges.retain(|charge| {
             !charge.surely_over || standing.iter().any(|other| same(&other.subject, &charge.subject))
         });
+        for gpu in inventory.gpus.iter().filter(|gpu| gpu.problem.is_none()) {
+            let ids = gpu.mig_devices.iter().map(|mig| (mig.gpu_instance, mig.compute_instance)).collect();
+            self.looks.push((gpu.uuid.clone(), began, ids));
+        }
         for (event, heard) in std::mem::take(&mut self.waiting) {
             let unreadable = inventory.gpus.iter().any(|g| g.uuid == event.gpu_uuid && g.problem.is_some());
             let placed = !Self::subjects(&event, inventory).is_empty();
@@ -297,6 +323,11 @@ impl Model {
                 self.event(&event, inventory, heard, heard.max(began));
             } else if began <= heard || unreadable {
                 self.waiting.push((event, heard));
+            } else if let Some(gpu) = inventory.gpus.iter().find(|gpu| gpu.uuid == event.gpu_uuid)
+                && !self.had(&event, heard)
+            {
+                self.charge((gpu.uuid.clone(), None), heard.max(began), false);
+                self.note_slices(gpu);
             }
         }
         for charge in &mut self.charges {
@@ -304,6 +335,22 @@ impl Model {
                 charge.unseen.take_if(|(_, heard)| *heard < began);
             }
         }
+    }
+
+    /// Whether what the event names was there less than a minute before it was heard, going by the first look since
+    /// that did not find it.
+    fn had(&self, event: &HealthEvent, heard: Moment) -> bool {
+        let looks: Vec<_> = self.looks.iter().filter(|(gpu, ..)| *gpu == event.gpu_uuid).collect();
+        let named = |(gi, ci): &(u32, u32)| {
+            event.gpu_instance == Some(*gi) && event.compute_instance.is_none_or(|compute| compute == *ci)
+        };
+        let mut ids: Vec<_> = looks.iter().flat_map(|(_, _, ids)| ids).filter(|ids| named(ids)).collect();
+        ids.dedup();
+        ids.into_iter().any(|ids| {
+            let last = looks.iter().rposition(|(_, _, found)| found.contains(ids)).unwrap();
+            let missed = looks.get(last + 1).map(|(_, began, _)| *began);
+            missed.is_none_or(|missed| heard.since(missed) < Duration::from_mins(1))
+        })
     }
 
     fn note_slices(&mut self, gpu: &Gpu) {
@@ -361,7 +408,12 @@ impl Run {
             policy: HealthPolicy::default(),
             health: Health::default(),
             twin: Health::default(),
-            model: Model { charges: Vec::new(), had_slices: Vec::new(), waiting: Vec::new() },
+            model: Model {
+                charges: Vec::new(),
+                had_slices: Vec::new(),
+                waiting: Vec::new(),
+                looks: Vec::new(),
+            },
             now: 1,
         }
     }
@@ -413,7 +465,7 @@ impl Run {
                     .filter(|(_, off)| *off)
                     .map(|(check, _)| check)
                     .collect();
-                self.policy.checks = Checks::new(&disabled, &[Check::Xid(79)], *xids);
+                self.policy.checks = Checks::new(&disabled, &[Check::Xid(94)], *xids);
                 self.policy.recovery = if *recovers { Recovery::default() } else { Recovery::Off };
             }
             Step::Wait(seconds) => self.now += seconds,

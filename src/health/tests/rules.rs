@@ -94,10 +94,10 @@ fn a_whole_gpu_is_sick_for_its_slices_but_a_slice_is_not_for_its_neighbour() {
 }
 
 #[test]
-fn an_event_about_an_unknown_instance_marks_nothing_and_is_tried_with_the_next_look() {
+fn an_event_about_an_unknown_instance_marks_nothing_before_the_next_look() {
     let (mut health, inventory) = (Health::default(), two_gpus());
     let policy = HealthPolicy::default();
-    for (gpu, instance) in [(0, 10), (0, 11), (7, 7)] {
+    for (gpu, instance) in [(0, 10), (1, 11), (7, 7)] {
         let event = xid(gpu, Some(instance), 94, 5);
         assert_eq!(health.take_event(&event, &inventory, &policy, at(5)), Outcome::LookAgain);
     }
@@ -107,13 +107,14 @@ fn an_event_about_an_unknown_instance_marks_nothing_and_is_tried_with_the_next_l
     let mut later = inventory.clone();
     later.gpus[0].mig_devices.push(mig_device(0, 3, "1g.10gb"));
     let findings = looks(&mut health, &later, 30);
-    assert_eq!(sick(&health, &later), ["0:3"]);
-    assert_eq!(findings.sick.len(), 1);
+    assert_eq!(sick(&health, &later), ["0:3", "1:0", "1:1", "1:2"]);
     assert_eq!(findings.sick[0].what, "MIG device 0:3 (MIG-0-10-0)");
-    assert_eq!(findings.unplaced, [xid(0, Some(11), 94, 5), xid(7, Some(7), 94, 5)]);
+    assert_eq!(findings.sick[1].what, "GPU 1 (GPU-1) and its 3 MIG devices");
+    assert_eq!(findings.of_gpu, [xid(1, Some(11), 94, 5)]);
+    assert_eq!(findings.unplaced, [xid(7, Some(7), 94, 5)]);
     // The look that first shows it is no evidence that it is well.
     assert_eq!(next(&health, 30), Some(QUIET));
-    assert_eq!(recovered(&looks(&mut health, &later, 40)), ["MIG device 0:3 (MIG-0-10-0)"]);
+    assert_eq!(recovered(&looks(&mut health, &later, 40)), ["MIG device 0:3 (MIG-0-10-0)", "GPU 1 (GPU-1)"]);
 }
 
 #[test]
@@ -121,8 +122,8 @@ fn an_event_about_an_instance_of_a_gpu_that_cannot_be_read_waits_until_it_can() 
     let (mut health, inventory) = (Health::default(), two_gpus());
     let unreadable = with_trouble(&inventory, 0, Trouble::unreadable("it does not say"));
     takes(&mut health, &xid(0, Some(10), 94, 5), &inventory, 5);
-    assert_eq!(looks(&mut health, &unreadable, 10).unplaced, []);
-    assert_eq!(looks(&mut health, &inventory, 20).unplaced.len(), 1);
+    assert_eq!(looks(&mut health, &unreadable, 10).of_gpu, []);
+    assert_eq!(looks(&mut health, &inventory, 20).of_gpu.len(), 1);
 }
 
 #[test]
@@ -167,7 +168,7 @@ fn an_event_that_came_after_the_last_look_at_a_slice_is_put_on_the_one_that_has_
     assert_eq!(looks(&mut health, &old, 7), Findings::default());
     assert_eq!(sick(&health, &old), ["0:1"]);
     // One that began before it has not.
-    takes(&mut health, &xid(0, Some(7), 95, 9), &old, 9);
+    takes(&mut health, &xid(0, Some(7), 64, 9), &old, 9);
     looks(&mut health, &old, 8);
     assert_eq!(looks(&mut health, &new, 10).sick.len(), 1);
     assert_eq!(sick(&health, &new), ["0:0", "0:1"]);
@@ -242,8 +243,8 @@ fn a_gpu_that_needs_something_is_sick_until_it_needs_nothing() {
 fn while_the_gpu_needs_something_no_slice_of_it_recovers() {
     let (mut health, inventory) = (Health::default(), two_gpus());
     let policy =
-        HealthPolicy { checks: Checks::new(&[Check::All], &[Check::Xid(79)], true), ..Default::default() };
-    health.take_event(&xid(0, Some(7), 79, 1), &inventory, &policy, at(1));
+        HealthPolicy { checks: Checks::new(&[Check::All], &[Check::Xid(94)], true), ..Default::default() };
+    health.take_event(&xid(0, Some(7), 94, 1), &inventory, &policy, at(1));
     let needs = with_action(&inventory, 0, RecoveryAction::Reset);
     // With everything but one Xid disabled, the need itself makes nothing sick.
     assert_eq!(health.take_inventory(&needs, &policy, at(60)), Findings::default());
@@ -411,7 +412,7 @@ fn with_an_old_driver_a_driver_that_only_failed_to_answer_is_no_sign_of_a_reset(
     assert_eq!(next(&health, 5000), None);
     // What names an instance that nobody knows is still to be placed.
     let findings = looks(&mut health, &inventory, 5000);
-    assert_eq!((findings.unplaced.len(), findings.forgotten), (1, 0));
+    assert_eq!((findings.of_gpu.len(), findings.forgotten), (1, 0));
     assert_eq!(findings.recovered, []);
     assert_eq!(sick(&health, &inventory), ["0:0", "1:0", "1:1", "1:2"]);
     assert_eq!(next(&health, 5000), None);

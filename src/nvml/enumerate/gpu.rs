@@ -15,6 +15,7 @@ use crate::nvml::error::CallError;
 use crate::nvml::models::Models;
 use crate::nvml::places::{Roots, sysfs_address};
 use crate::nvml::raw;
+use crate::nvml::stamps::Stamps;
 
 /// `NVML_FI_DEV_GET_GPU_RECOVERY_ACTION`
 const RECOVERY_ACTION: FieldId = FieldId(230);
@@ -30,6 +31,7 @@ pub(super) struct Reader<'a> {
     pub(super) minors: Option<&'a MigMinors>,
     pub(super) models: &'a mut Models,
     pub(super) told: &'a Mutex<BTreeMap<String, Told>>,
+    pub(super) stamps: &'a Stamps,
     /// Its NVML index.
     pub(super) index: u32,
     /// Its UUID, once told.
@@ -108,6 +110,8 @@ impl Reader<'_> {
         if gpu.mig_enabled() {
             self.mig_devices(&device, &mut gpu)?;
         }
+        let files = gpu.mig_devices.iter().filter_map(|found| found.access_file.as_deref()).collect();
+        self.stamps.retain(&caps::mig_folder(self.roots, minor), &files);
         Ok(gpu)
     }
 

@@ -26,6 +26,19 @@ struct Parent<'gpu, 'nvml> {
 /// Profile ID and placement of a GPU instance.
 type Instance = (u32, Placement);
 
+/// What is at a MIG index.
+enum Found {
+    Device(Box<MigDevice>),
+    /// Nothing: the index is a hole.
+    Nothing,
+    /// One device when the reading began, and another one when it ended: a handle is used again for the next device
+    /// when its own is destroyed.
+    Several,
+}
+
+/// How often an index is read at which each time there is another device.
+const TRIES: usize = 3;
+
 impl Reader<'_> {
     pub(super) fn mig_devices(&mut self, device: &Device<'_>, gpu: &mut Gpu) -> Result<(), CallError> {
         let model = if gpu.name == UNKNOWN_NAME { &gpu.uuid } else { &gpu.name };
@@ -41,9 +54,24 @@ impl Reader<'_> {
         };
         for index in 0..most {
             let mut uuid = None;
-            match self.mig_device(&mut parent, index, &mut uuid) {
-                Ok(Some(found)) => gpu.mig_devices.push(found),
-                Ok(None) => {}
+            let mut found = Ok(Found::Several);
+            let known = self.problems.len();
+            for _ in 0..TRIES {
+                // What was said of two devices at once is about none.
+                self.problems.truncate(known);
+                found = self.mig_device(&mut parent, index, &mut uuid);
+                if !matches!(found, Ok(Found::Several)) {
+                    break;
+                }
+            }
+            match found {
+                Ok(Found::Device(found)) => gpu.mig_devices.push(*found),
+                Ok(Found::Nothing) => {}
+                Ok(Found::Several) => {
+                    let reason = Trouble::unreadable("it became another device while it was read");
+                    let (gpu, mig_device) = (self.index, Some(index));
+                    self.problems.push(Problem { gpu, mig_device, uuid: None, reason, left_out: true });
+                }
                 Err(error) if error.driver_is_gone() || error.gpu_is_gone() => return Err(error),
                 Err(error) => {
                     let (gpu, mig_device, reason) = (self.index, Some(index), error.trouble());
@@ -64,27 +92,28 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The MIG device with this index, or `None` where the index is a hole. Its UUID goes to `known` as soon as it
-    /// is told, so that it can be named if something fails later.
+    /// What is at this index. Its UUID goes to `known` as soon as it is told, so that it can be named if something fails
+    /// later.
     fn mig_device(
         &mut self,
         parent: &mut Parent<'_, '_>,
         index: u32,
         known: &mut Option<String>,
-    ) -> Result<Option<MigDevice>, CallError> {
+    ) -> Result<Found, CallError> {
         let calls = self.calls;
         let handle = || parent.device.mig_device_by_index(index);
         let device = match calls.ask("nvmlDeviceGetMigDeviceHandleByIndex", handle) {
             Ok(device) => device,
-            Err(error) if error.is_hole() => return Ok(None),
+            Err(error) if error.is_hole() => return Ok(Found::Nothing),
             Err(error) => return Err(error),
         };
         let uuid = || calls.ask("nvmlDeviceGetUUID", || device.uuid());
-        let ids = calls.ask("nvmlDeviceGetGpuInstanceId", || raw::gpu_instance_id(&device)).and_then(|gi| {
+        let ids = || {
+            let gi = calls.ask("nvmlDeviceGetGpuInstanceId", || raw::gpu_instance_id(&device))?;
             let ci = calls.ask("nvmlDeviceGetComputeInstanceId", || raw::compute_instance_id(&device))?;
             Ok((gi, ci))
-        });
-        let (gi, ci) = match ids {
+        };
+        let (gi, ci) = match ids() {
             Ok(ids) => ids,
             Err(error) => {
                 *known = uuid().ok();
@@ -92,13 +121,18 @@ impl Reader<'_> {
             }
         };
         // Before anything that identifies the device, so that a change in between shows.
-        let (access_file, access_stamp) = caps::access_file(self.roots, parent.minor, gi, ci).unzip();
+        let access_file = caps::access_file(self.roots, parent.minor, gi, ci);
+        let access_stamp = self.stamps.of(&access_file);
+        let access_file = access_stamp.map(|_| access_file);
         let uuid = uuid()?;
         *known = Some(uuid.clone());
         let instance = self.gpu_instance(parent, index, gi)?;
         let profile_id = instance.map(|(id, _)| id);
         let attributes = self.attributes(parent, index, &device, profile_id)?;
         let profile = self.profile(parent, &device, profile_id, &attributes)?;
+        if ids()? != (gi, ci) {
+            return Ok(Found::Several);
+        }
 
         let minors = self.minors;
         let gpu_instance_node = minors.and_then(|all| all.gpu_instance_node(self.roots, parent.minor, gi));
@@ -112,7 +146,7 @@ impl Reader<'_> {
             );
             self.incomplete(Some(index), Trouble::unreadable(reason));
         }
-        Ok(Some(MigDevice {
+        Ok(Found::Device(Box::new(MigDevice {
             index,
             uuid,
             gpu_instance: gi,
@@ -127,7 +161,7 @@ impl Reader<'_> {
             access_file,
             access_stamp,
             problem: None,
-        }))
+        })))
     }
 
     fn gpu_instance(

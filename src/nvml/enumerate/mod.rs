@@ -1,6 +1,6 @@
 //! Looking at the driver: what it says, as an [`Inventory`].
 //!
-//! Per GPU these are some ten calls, and per MIG device seven; a model's profiles and what its kinds of
+//! Per GPU these are some ten calls, and per MIG device nine; a model's profiles and what its kinds of
 //! device are called are asked only once. All else is asked on every look: instances come and go.
 
 mod gpu;
@@ -18,6 +18,7 @@ use super::error::{CallError, DriverError};
 use super::library;
 use super::models::Models;
 use super::places::{Paths, Roots};
+use super::stamps::{Stamps, TimeCheck};
 use crate::inventory::{Gpu, Inventory, Problem, RecoveryAction, Trouble};
 
 /// The opened and initialised library. Dropping it shuts NVML down.
@@ -28,6 +29,8 @@ pub(super) struct Driver {
     cuda_version: Option<String>,
     /// By UUID. Kept here and not with a look, for a look that is given up takes what it holds with it.
     told: Mutex<BTreeMap<String, Told>>,
+    /// Kept here for the same reason.
+    stamps: Stamps,
 }
 
 /// What a GPU has told since the library was opened, and does not take back by refusing or failing to tell it again.
@@ -67,18 +70,30 @@ impl Part {
 impl Driver {
     /// Opens the library that `paths` lead to.
     pub(super) fn open(paths: &Paths, calls: &Caller) -> Result<Self, DriverError> {
+        let mut times = TimeCheck::new(caps::version_file(&paths.roots()));
+        times.look();
         let (nvml, library) = library::open(&paths.driver_root, calls)?;
+        times.look();
         let version = calls
             .ask("nvmlSystemGetDriverVersion", || nvml.sys_driver_version())
             .map_err(|call| DriverError::from_call(library.clone(), call))?;
         // Old drivers lack the call, and nothing depends on it.
         let cuda_version = calls.ask("nvmlSystemGetCudaDriverVersion_v2", || nvml.sys_cuda_driver_version());
+        while times.answer().is_none() && times.look() {}
+        let times_move = times.answer().unwrap_or(false);
+        if times_move {
+            tracing::warn!(
+                "the kernel gives entries of /proc a new time with every look, as versions before 4.17 do: a slice \
+                 that is destroyed and made anew between two looks at the driver may be taken for the one before"
+            );
+        }
         Ok(Self {
             nvml,
             library,
             version,
             cuda_version: cuda_version.ok().map(words_of_cuda),
             told: Mutex::default(),
+            stamps: Stamps::new(times_move),
         })
     }
 
@@ -118,6 +133,7 @@ impl Driver {
             minors,
             models: &mut cache.models,
             told: &self.told,
+            stamps: &self.stamps,
             index,
             uuid: None,
             problems: Vec::new(),

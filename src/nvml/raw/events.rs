@@ -25,7 +25,7 @@ pub(in crate::nvml) struct RawEvent<'nvml> {
     pub(in crate::nvml) kind: u64,
     /// The Xid, for an event that has one.
     pub(in crate::nvml) data: u64,
-    /// The GPU instance that it is attributed to.
+    /// The GPU instance that it is attributed to, where it is an Xid.
     pub(in crate::nvml) gpu_instance: Option<u32>,
     /// The compute instance within it.
     pub(in crate::nvml) compute_instance: Option<u32>,

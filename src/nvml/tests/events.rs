@@ -34,6 +34,11 @@ async fn events_of_each_kind_come_with_what_they_are_about() {
         (Event::other(0x2000, 0), "0 - - fatal poison error"),
         (Event::other(0x4000, 0), "0 - - GPU unavailable"),
         (Event::other(0x8000, 1), "0 - - change of the recovery action"),
+        // What stands where an Xid has its instances is something else.
+        (on_1(Event::other(0x2, 0)).on_instance(7, 0), "1 - - double-bit ECC error"),
+        (on_1(Event::other(0x2000, 0)).on_instance(7, 0), "1 - - fatal poison error"),
+        (on_1(Event::other(0x4000, 0)).on_instance(1, 0), "1 - - GPU unavailable"),
+        (on_1(Event::other(0x8000, 1)).on_gpu_instance(1), "1 - - change of the recovery action"),
         (Event::mig_config_change(), "0 - - change of the MIG configuration"),
     ] {
         fake.node.send(&event).unwrap();

@@ -147,6 +147,62 @@ fn attributes_that_are_not_told_come_from_the_profile() {
 }
 
 #[test]
+fn a_handle_that_becomes_another_devices_mixes_no_two() {
+    // The IDs are read, and then the device is destroyed and another one made in its place.
+    let slow = Fault::delay("nvmlDeviceGetComputeInstanceId", 600_000).on_mig(0, 0);
+    let mut description = one_h100(&["3g.40gb"]).with_faults([slow]);
+    description.handles_reused = true;
+    let fake = Fake::new(&description);
+    let paths = fake.paths();
+    let look = std::thread::spawn(move || discover(&paths).unwrap());
+    let since = Instant::now();
+    while fake.count("nvmlDeviceGetComputeInstanceId") == 0 {
+        assert!(since.elapsed() < LIMIT, "waited in vain for the look");
+        std::thread::yield_now();
+    }
+    fake.update(|d| {
+        d.faults.clear();
+        d.set_mig(0, &["1g.10gb"]);
+    });
+    let found = look.join().unwrap();
+    assert_eq!(reasons(&found), Vec::<String>::new());
+    let now = &fake.node.gpus().unwrap()[0].mig[0];
+    let found = &found.gpus[0].mig_devices[0];
+    assert_eq!((&found.uuid, found.gpu_instance, found.profile.as_str()), (&now.uuid, now.gi, "1g.10gb"));
+}
+
+#[test]
+fn capability_files_are_held_while_their_slices_are_there() {
+    let fake = Fake::new(&one_h100(&["1g.10gb", "1g.10gb"]));
+    let held = || {
+        let descriptors = std::fs::read_dir("/proc/self/fd").unwrap();
+        let files = descriptors.filter_map(|descriptor| std::fs::read_link(descriptor.ok()?.path()).ok());
+        files.filter(|file| file.starts_with(fake.node.root()) && file.ends_with("access")).count()
+    };
+    let mut looks = Looks::new(&fake);
+    looks.look(&fake.paths());
+    assert_eq!(held(), 2);
+    fake.update(|d| drop(d.gpu(0).layout.pop()));
+    looks.look(&fake.paths());
+    assert_eq!(held(), 1);
+    fake.update(|d| d.set_mig_mode(0, false));
+    looks.look(&fake.paths());
+    assert_eq!(held(), 0);
+}
+
+#[test]
+fn where_times_of_proc_move_with_every_look_they_are_left_out() {
+    let mut description = one_h100(&["1g.10gb"]);
+    description.proc_times_move = true;
+    let fake = Fake::new(&description);
+    let found = fake.discover();
+    let device = &found.gpus[0].mig_devices[0];
+    let now = file_stamp(device.access_file.as_ref().unwrap()).unwrap();
+    let seen = device.access_stamp.unwrap();
+    assert_eq!((seen.changed_ns, seen.may_be(&now)), (None, true));
+}
+
+#[test]
 fn a_slice_is_stamped_with_the_file_that_it_stands_and_falls_with() {
     let fake = Fake::new(&one_h100(&["1g.10gb", "1g.10gb"]));
     let stamps = |found: &Inventory| {

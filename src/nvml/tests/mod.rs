@@ -5,6 +5,7 @@ mod events;
 mod gpus;
 mod hanging;
 mod mig;
+mod reads_only;
 mod session;
 
 use std::time::{Duration, Instant};

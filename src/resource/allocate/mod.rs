@@ -199,7 +199,7 @@ pub fn unchanged(
     for device in devices.iter().filter(|device| ids.iter().any(|id| id == device.id.as_str())) {
         let seen = device.mig.as_ref().and_then(|mig| mig.access_stamp);
         if let (Some(access_file), Some(seen)) = (device.access_file(), seen)
-            && stamp(access_file) != Some(seen)
+            && !stamp(access_file).is_some_and(|now| now.may_be(&seen))
         {
             return Err(AllocateError::Changed {
                 id: device.id.clone(),

@@ -1,13 +1,61 @@
 //! Time slicing: one device offered as several replicas, `<uuid>::0`, `<uuid>::1`, …
 
+use std::collections::BTreeSet;
+
 use super::policy::{DeviceRef, DeviceSelection, SharedResource, TimeSlicing};
 use super::{Device, DeviceId, Replica, ResourceName, ResourceSet};
+
+/// Between a device's UUID and the number of its replica.
+const REPLICA: &str = "::";
 
 /// What `renameByDefault` puts behind a name.
 pub(super) const SHARED: &str = ".shared";
 
+/// How devices were offered so far, which `devices: <count>` keeps to: a slice that goes must not make a whole of a
+/// neighbour whose replicas pods use, or the other way round.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Earlier {
+    /// What was offered last.
+    offered: BTreeSet<DeviceId>,
+    /// What pods hold, also since before this program was started.
+    held: BTreeSet<DeviceId>,
+}
+
+impl Earlier {
+    /// Takes what is offered from now on.
+    pub fn take_offer(&mut self, set: &ResourceSet) {
+        self.offered = set.resources.values().flatten().map(|device| device.id.clone()).collect();
+    }
+
+    /// Takes what pods hold; whether that is something else than before.
+    pub fn take_held(&mut self, held: BTreeSet<DeviceId>) -> bool {
+        let before = std::mem::replace(&mut self.held, held);
+        before != self.held
+    }
+
+    /// The lower, the rather a device is to be shared.
+    fn rank(&self, device: &Device) -> u8 {
+        let shared = |ids: &BTreeSet<DeviceId>| {
+            let prefix = format!("{}{REPLICA}", device.uuid);
+            let next = ids.range(DeviceId(prefix.clone())..).next();
+            next.is_some_and(|id| id.as_str().starts_with(&prefix))
+        };
+        if shared(&self.held) {
+            0
+        } else if self.held.contains(&device.id) {
+            4
+        } else if shared(&self.offered) {
+            1
+        } else if self.offered.contains(&device.id) {
+            3
+        } else {
+            2
+        }
+    }
+}
+
 /// Replaces the devices that `sharing` names by their replicas.
-pub(super) fn share(set: &mut ResourceSet, sharing: &TimeSlicing) {
+pub(super) fn share(set: &mut ResourceSet, sharing: &TimeSlicing, earlier: &Earlier) {
     for shared in &sharing.resources {
         // A node has only some of the resources that one file for all nodes names; but it may be a slip, too.
         let Some(devices) = set.resources.remove(&shared.name) else {
@@ -15,7 +63,7 @@ pub(super) fn share(set: &mut ResourceSet, sharing: &TimeSlicing) {
                 .push(format!("sharing.timeSlicing: {}: this node has no such resource", shared.name));
             continue;
         };
-        let (chosen, whole) = select(devices, &shared.devices, |what| {
+        let (chosen, whole) = select(devices, &shared.devices, earlier, |what| {
             set.warnings.push(format!("sharing.timeSlicing: {}: {what}", shared.name));
         });
         let name = shared_name(shared, sharing, &mut set.warnings);
@@ -39,7 +87,7 @@ pub(super) fn share(set: &mut ResourceSet, sharing: &TimeSlicing) {
 
 fn replica(device: &Device, number: u32, alone: bool) -> Device {
     Device {
-        id: DeviceId(format!("{}::{number}", device.uuid)),
+        id: DeviceId(format!("{}{REPLICA}{number}", device.uuid)),
         replica: Some(Replica { number, alone }),
         ..device.clone()
     }
@@ -49,6 +97,7 @@ fn replica(device: &Device, number: u32, alone: bool) -> Device {
 fn select(
     devices: Vec<Device>,
     selection: &DeviceSelection,
+    earlier: &Earlier,
     mut warn: impl FnMut(String),
 ) -> (Vec<Device>, Vec<Device>) {
     match selection {
@@ -57,9 +106,12 @@ fn select(
             if *count > devices.len() {
                 warn(format!("{count} devices are to be shared, and there are {}", devices.len()));
             }
-            let mut shared = devices;
-            let whole = shared.split_off((*count).min(shared.len()));
-            (shared, whole)
+            // Stable: devices of one rank stay in their order.
+            let mut ranked: Vec<&Device> = devices.iter().collect();
+            ranked.sort_by_key(|device| earlier.rank(device));
+            let chosen: BTreeSet<DeviceId> =
+                ranked.into_iter().take(*count).map(|device| device.id.clone()).collect();
+            devices.into_iter().partition(|device| chosen.contains(&device.id))
         }
         DeviceSelection::List(list) => {
             for name in list.iter().filter(|name| !devices.iter().any(|device| is_meant(device, name))) {

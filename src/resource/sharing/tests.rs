@@ -1,7 +1,7 @@
 use super::*;
 use crate::fixtures::{gpu, mig_gpu, node};
 use crate::resource::policy::OfferPolicy;
-use crate::resource::{MigStrategy, resolve};
+use crate::resource::{MigStrategy, resolve, resolve_after};
 
 const SLICES: &str = "nvidia.com/mig-1g.10gb";
 
@@ -49,6 +49,52 @@ fn shared_resources_are_renamed_as_configured() {
     sharing.resources[0].rename = Some("nvidia.com/turns".parse().unwrap());
     let set = offered(sharing);
     assert_eq!(set.resources.keys().nth(1).unwrap().as_str(), "nvidia.com/turns");
+}
+
+/// What is shared of four slices after those in `gone` have gone, while pods hold `held`.
+fn shared_of(count: usize, gone: &[&str], earlier: &mut Earlier) -> Vec<String> {
+    let mut gpu = mig_gpu(0, &["1g.10gb"; 4]);
+    gpu.mig_devices.retain(|device| !gone.contains(&&*device.uuid));
+    let policy = OfferPolicy {
+        strategy: MigStrategy::Mixed,
+        time_slicing: with(vec![shared(SLICES, DeviceSelection::Count(count), 2)]),
+        ..OfferPolicy::default()
+    };
+    let set = resolve_after(&node([gpu]), &policy, earlier);
+    earlier.take_offer(&set);
+    let shared = set.resources.values().flatten().filter(|d| d.replica.is_some_and(|r| r.number == 0));
+    shared.map(|device| device.uuid.clone()).collect()
+}
+
+const A: &str = "MIG-0-7-0";
+const B: &str = "MIG-0-8-0";
+const C: &str = "MIG-0-9-0";
+const D: &str = "MIG-0-10-0";
+
+#[test]
+fn a_slice_that_goes_or_comes_changes_nothing_for_the_others() {
+    let mut earlier = Earlier::default();
+    assert_eq!(shared_of(2, &[], &mut earlier), [A, B]);
+    assert_eq!(shared_of(2, &[C], &mut earlier), [A, B]);
+    assert_eq!(shared_of(2, &[], &mut earlier), [A, B]);
+    assert_eq!(shared_of(2, &[A], &mut earlier), [B, C], "so many are to be shared");
+    assert_eq!(shared_of(2, &[], &mut earlier), [B, C], "who comes back takes nobody's place");
+    assert_eq!(shared_of(1, &[], &mut earlier), [B]);
+    assert_eq!(shared_of(2, &[], &mut earlier), [A, B]);
+}
+
+#[test]
+fn what_pods_hold_says_how_it_was_offered_before_a_restart() {
+    let held = |ids: &[&str]| {
+        let mut earlier = Earlier::default();
+        assert_eq!(shared_of(2, &[], &mut earlier), [A, B]);
+        assert!(earlier.take_held(ids.iter().map(|id| DeviceId((*id).to_owned())).collect()));
+        earlier
+    };
+    assert_eq!(shared_of(2, &[], &mut held(&["MIG-0-9-0::1"])), [A, C]);
+    assert_eq!(shared_of(2, &[], &mut held(&["MIG-0-9-0::1", A])), [B, C], "a pod has A alone");
+    assert_eq!(shared_of(2, &[B], &mut held(&[C])), [A, D], "of those that are whole, one that is free");
+    assert_eq!(shared_of(2, &[A, B], &mut held(&[C])), [C, D], "there is no other");
 }
 
 #[test]

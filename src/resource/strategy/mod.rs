@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::patterns::{gpu_name, mig_name, single_name, warn_of_idle_patterns, withhold};
 use super::policy::OfferPolicy;
-use super::sharing::share;
+use super::sharing::{Earlier, share};
 use super::{Device, DeviceSpecs, Reason, ResourceName, ResourceSet, Withheld};
 use crate::inventory::{Gpu, Inventory, Profile};
 
@@ -33,6 +33,11 @@ impl fmt::Display for MigStrategy {
 
 /// What the node should offer under `policy`. No inventory is an error: what does not fit is withheld.
 pub fn resolve(inventory: &Inventory, policy: &OfferPolicy) -> ResourceSet {
+    resolve_after(inventory, policy, &Earlier::default())
+}
+
+/// The same where something was offered before, to which the policy may keep.
+pub fn resolve_after(inventory: &Inventory, policy: &OfferPolicy, earlier: &Earlier) -> ResourceSet {
     let mut set = ResourceSet::default();
     match policy.strategy {
         MigStrategy::None => offer_gpus(&inventory.gpus, policy, &mut set),
@@ -47,7 +52,7 @@ pub fn resolve(inventory: &Inventory, policy: &OfferPolicy) -> ResourceSet {
     warn_of_pending_modes(&mut set, inventory);
     warn_of_idle_patterns(&mut set, policy, inventory);
     withhold(&mut set, &policy.withhold);
-    share(&mut set, &policy.time_slicing);
+    share(&mut set, &policy.time_slicing, earlier);
     set
 }
 

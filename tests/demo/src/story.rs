@@ -20,7 +20,7 @@ const WANTED: &str = "nvidia.com/mig-2g.20gb";
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// `GPU has fallen off the bus`, which nobody takes for an application's fault.
-const XID: u64 = 79;
+const XID: u64 = 94;
 
 /// How long a device must be quiet before it is well; ten times as long by default.
 const QUIET: &str = "1s";

@@ -64,11 +64,25 @@ pub struct Profile {
     pub memory_mib: u64,
     /// Streaming multiprocessors.
     pub sm: u32,
+    /// Engines that its compute instances share.
+    pub engines: Engines,
     /// Fields that no real output for this board was seen for, or that differ between drivers.
     pub uncertain: Vec<String>,
     /// Fields that no source gives: made up from the model's siblings.
     #[serde(default)]
     pub estimated: Vec<String>,
+}
+
+/// Engines of a GPU instance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Engines {
+    pub copy: u32,
+    pub decoders: u32,
+    pub encoders: u32,
+    pub jpeg: u32,
+    pub ofa: u32,
 }
 
 impl Profile {

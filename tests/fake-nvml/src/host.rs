@@ -43,8 +43,8 @@ pub(crate) fn make_character_device(path: &Path, major: u32, minor: u32) -> io::
     let name = CString::new(path.as_os_str().as_bytes())?;
     let device = libc::makedev(major, minor);
     // SAFETY: `name` is a C string that outlives the call.
-    let made = unsafe { libc::mknod(name.as_ptr(), libc::S_IFCHR | 0o666, device) };
-    if made != 0 {
+    let answer = unsafe { libc::mknod(name.as_ptr(), libc::S_IFCHR | 0o666, device) };
+    if answer != 0 {
         return Err(io::Error::last_os_error());
     }
     // The process's umask took bits away.

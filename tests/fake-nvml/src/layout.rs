@@ -1,7 +1,7 @@
 //! Where a GPU's instances go: placements, GPU instance IDs, and why a layout is impossible.
 
 use crate::{
-    catalogue::{Model, Profile},
+    catalogue::{Engines, Model, Profile},
     description::{Gpu, Instance},
     suggest,
 };
@@ -70,6 +70,8 @@ fn profile_of(model: &Model, instance: &Instance) -> Result<Profile, String> {
             max: u32::MAX,
             memory_mib: unknown.memory_mib,
             sm: unknown.sm,
+            // As many copy engines as compute slices, and no media, where nobody says it.
+            engines: Engines { copy: unknown.g, ..Engines::default() },
             uncertain: Vec::new(),
             estimated: Vec::new(),
         });
@@ -205,13 +207,15 @@ pub(crate) struct PlacedCompute {
     pub(crate) start: u32,
     pub(crate) index: Option<u32>,
     pub(crate) uuid: Option<String>,
+    pub(crate) access_file_gone: bool,
 }
 
 /// Decides ID and placement of a GPU instance's compute instances; or lists what is wrong.
 pub(crate) fn place_compute(instance: &Instance, g: u32) -> Result<Vec<PlacedCompute>, Vec<String>> {
     let Some(wanted) = &instance.compute else {
         let (index, uuid) = (instance.index, instance.uuid.clone());
-        return Ok(vec![PlacedCompute { slices: g, ci: 0, start: 0, index, uuid }]);
+        let access_file_gone = instance.access_file_gone;
+        return Ok(vec![PlacedCompute { slices: g, ci: 0, start: 0, index, uuid, access_file_gone }]);
     };
     let mut problems = Vec::new();
     let several = wanted.len() != 1;
@@ -262,6 +266,7 @@ pub(crate) fn place_compute(instance: &Instance, g: u32) -> Result<Vec<PlacedCom
             start,
             index: compute.index.or(instance.index),
             uuid: compute.uuid.clone().or_else(|| instance.uuid.clone()),
+            access_file_gone: compute.access_file_gone || instance.access_file_gone,
         });
     }
     for (at, compute) in placed.iter().enumerate() {

@@ -48,8 +48,8 @@ mod uuid;
 
 pub use codes::Code;
 pub use description::{
-    Branch, ComputeInstance, Description, DriverState, Fault, Gpu, Instance, NvLinks, NvSwitch, Preset,
-    RecoveryAction, Right, Rights, Topology, UnknownProfile, UnopenableSlices, UnprivilegedEvents,
+    Branch, ComputeInstance, Description, DriverState, Fault, Gpu, Instance, Nodes, NvLinks, NvSwitch,
+    Preset, RecoveryAction, Right, Rights, Topology, UnknownProfile, UnopenableSlices, UnprivilegedEvents,
     UuidLookup,
 };
 pub use driver::CALLS;

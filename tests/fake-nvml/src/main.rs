@@ -38,6 +38,11 @@ enum Command {
     },
     /// Send an event to every client that waits for it.
     Event(EventArgs),
+    /// Make the device nodes of all instances, as nvidia-modprobe does when it is told to.
+    Nodes {
+        /// The node's folder.
+        dir: PathBuf,
+    },
     /// Load another version of the driver, with a library of its own.
     Upgrade {
         /// The node's folder.
@@ -124,6 +129,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Box<dyn std::error:
         Command::Check { node } => list(&Description::read(node)?.resolve()?, out)?,
         Command::List { dir } => list(&Node::open(dir)?.description()?.resolve()?, out)?,
         Command::Event(event) => send(&event)?,
+        Command::Nodes { dir } => Node::open(dir)?.make_nodes()?,
         Command::Upgrade { dir, version } => Node::open(dir)?.upgrade_driver(&version)?,
         Command::Counters { dir, reset } => {
             let node = Node::open(dir)?;

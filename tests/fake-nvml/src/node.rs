@@ -11,7 +11,7 @@ use crate::{
     Description, Event, NodeError,
     counters::{self, CLIENTS},
     description::{ComputeInstance, Gpu},
-    library_file,
+    host, library_file,
     state::{GpuState, NodeState},
     tree,
 };
@@ -52,7 +52,8 @@ impl Node {
                 .append(true)
                 .open(&events)
                 .map_err(NodeError::io("make", &events))?;
-            node.write(&description, &state)
+            node.write(&description, &state)?;
+            tree::make_capability_nodes(&node.root, &state)
         })?;
         Ok(node)
     }
@@ -82,7 +83,8 @@ impl Node {
     }
 
     /// Changes the description, in one step for those that read it. Instances that are there keep their
-    /// placement and their IDs, whatever happens to those before them in the layout.
+    /// placement and their IDs, whatever happens to those before them in the layout. Capability files are changed
+    /// first, and what NVML lists after the description's `fileGapMs`.
     ///
     /// When this returns, the files are changed and the next NVML call of any client sees the new state.
     pub fn update(&self, change: impl FnOnce(&mut Description)) -> Result<(), NodeError> {
@@ -124,6 +126,11 @@ impl Node {
         fs::create_dir_all(folder).map_err(NodeError::io("make", folder))?;
         // A copy, not a link: the loader tells libraries apart by inode, and two nodes are two.
         tree::replace(&self.root, &copy, &contents)
+    }
+
+    /// Makes the device nodes of all instances that are there, as `nvidia-modprobe` or `nvidia-ctk` do on a host.
+    pub fn make_nodes(&self) -> Result<(), NodeError> {
+        tree::locked(&self.root, || tree::make_capability_nodes(&self.root, &self.description()?.resolve()?))
     }
 
     /// The GPUs and their MIG devices as NVML shows them now, faults aside.
@@ -187,8 +194,13 @@ impl Node {
     }
 
     fn write(&self, description: &Description, state: &NodeState) -> Result<(), NodeError> {
-        tree::replace(&self.root, &self.description_file(), description.to_yaml()?.as_bytes())?;
-        tree::write(&self.root, state)
+        let file = self.description_file();
+        let yaml = description.to_yaml()?;
+        // Files come before NVML lists an instance, and go before it stops to.
+        if tree::write(&self.root, state)? && file.exists() {
+            host::pause(state.file_gap);
+        }
+        tree::replace(&self.root, &file, yaml.as_bytes())
     }
 
     fn counters_file(&self) -> PathBuf {

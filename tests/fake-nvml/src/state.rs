@@ -1,12 +1,16 @@
 //! What a description means: every ID, placement, minor and UUID decided.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use crate::{
     DriverState, EventType, NodeError,
     catalogue::{self, Model, Profile},
     description::{
-        Description, Fault, Gpu, RecoveryAction, Rights, UnopenableSlices, UnprivilegedEvents, UuidLookup,
+        Description, Fault, Gpu, Nodes, RecoveryAction, Rights, UnopenableSlices, UnprivilegedEvents,
+        UuidLookup,
     },
     layout, suggest,
     topology::Connections,
@@ -28,6 +32,10 @@ pub struct NodeState {
     pub cuda_version: i32,
     /// Whether the kernel driver is there.
     pub driver: DriverState,
+    /// Whether a MIG device's handle names whatever is at its MIG index.
+    pub handles_reused: bool,
+    /// Whether entries of `proc` get another time of change with each call.
+    pub proc_times_move: bool,
     /// What clients may do.
     pub rights: Rights,
     /// Minors of the capability nodes of instances that clients can open, where not all.
@@ -42,6 +50,10 @@ pub struct NodeState {
     pub profile_info_versions: Vec<u32>,
     /// The GPUs, by index.
     pub gpus: Vec<GpuState>,
+    /// Who makes the device nodes of instances that come.
+    pub nodes: Nodes,
+    /// How long capability files are ahead of what NVML lists.
+    pub file_gap: Duration,
     /// How they are connected.
     pub connections: Connections,
     /// What goes wrong.
@@ -132,6 +144,8 @@ pub struct GpuInstanceState {
     pub minor: u32,
     /// Tells it from one that had the same ID before.
     pub generation: u32,
+    /// It has no capability file.
+    pub access_file_gone: bool,
     /// Compute instances, in the order of the layout.
     pub compute: Vec<ComputeInstanceState>,
 }
@@ -149,6 +163,8 @@ pub struct ComputeInstanceState {
     pub minor: u32,
     /// MIG index of its MIG device.
     pub index: u32,
+    /// It has no capability file.
+    pub access_file_gone: bool,
 }
 
 impl NodeState {
@@ -189,6 +205,8 @@ impl NodeState {
             driver_version: description.driver_version.clone(),
             cuda_version: description.cuda().unwrap_or(0),
             driver: description.driver,
+            handles_reused: description.handles_reused,
+            proc_times_move: description.proc_times_move,
             rights: if none { Rights::Held(Vec::new()) } else { description.rights.clone() },
             openable: if none { Some(Vec::new()) } else { description.openable.clone() },
             unopenable_slices: description.unopenable_slices,
@@ -196,6 +214,8 @@ impl NodeState {
             uuid_lookup: description.uuid_lookup,
             profile_info_versions: description.profile_info_versions.clone(),
             gpus,
+            nodes: description.nodes,
+            file_gap: Duration::from_millis(description.file_gap_ms),
             connections,
             faults: description.faults.clone(),
         })
@@ -354,6 +374,7 @@ fn resolve_instances(state: &mut GpuState, gpu: &Gpu) -> Result<(), Vec<String>>
         let mut instance = GpuInstanceState {
             gi: placed.gi,
             generation: instance.generation,
+            access_file_gone: instance.access_file_gone,
             minor: gi_minor(state.minor, placed.gi),
             placement,
             compute: Vec::new(),
@@ -369,6 +390,7 @@ fn resolve_instances(state: &mut GpuState, gpu: &Gpu) -> Result<(), Vec<String>>
                 sm,
                 minor,
                 index: 0,
+                access_file_gone: compute.access_file_gone,
             });
             devices.push((
                 compute.index,

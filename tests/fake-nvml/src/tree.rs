@@ -1,7 +1,9 @@
 //! The files of a node with NVIDIA's driver, below `proc`, `dev` and `sys`.
 //!
-//! They come and go with the instances. Only what the fake makes is ever removed: in `dev` the names that
-//! start with `nvidia`, in `proc/driver` and `sys/bus/pci/devices` everything.
+//! Capability files come and go with the instances; their folders' times stand still, as in a real `/proc`.
+//! Device nodes of instances are made when somebody asks for them, and nobody removes them. Only what the fake
+//! makes is ever removed: in `dev` the names that start with `nvidia`, in `proc/driver` and
+//! `sys/bus/pci/devices` everything.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +12,7 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{self as unix_fs, FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use crate::{
@@ -23,6 +25,12 @@ use crate::{
 const NVIDIA_MAJOR: u32 = 195;
 const UVM_MAJOR: u32 = 508;
 const CAPS_MAJOR: u32 = 511;
+/// Major versions of the driver that changed what is in `/proc`.
+const FIRST_WITH_FABRIC: u32 = 525;
+const FIRST_WITHOUT_FRONTEND: u32 = 545;
+const FIRST_WITH_IMEX: u32 = 550;
+/// The last capability minor: after those of 32 GPUs.
+const IMEX_MINOR: u32 = 4323;
 /// `/dev/null`: a device that opens on every machine.
 const NULL: (u32, u32) = (1, 3);
 /// Where a client reads what it may do.
@@ -30,7 +38,11 @@ const PROC_SELF: &str = "proc/self";
 /// GPU minors that have capability minors.
 const GPUS: u32 = 32;
 
+/// Where the capability files are.
+const CAPABILITIES: &str = "proc/driver/nvidia/capabilities";
+
 enum Entry {
+    Folder,
     Text(String),
     Device(DeviceFile),
     Link(&'static str),
@@ -94,22 +106,36 @@ pub(crate) fn replace(root: &Path, path: &Path, contents: &[u8]) -> Result<(), N
     fs::rename(&temporary, path).map_err(NodeError::io("write", path))
 }
 
-/// Makes the tree as the state has it: writes what differs, removes what is gone. To be called `locked`.
-pub(crate) fn write(root: &Path, state: &NodeState) -> Result<(), NodeError> {
+/// Makes the tree as the state has it: writes what differs, removes what is gone. Answers whether capability files
+/// changed. To be called `locked`.
+pub(crate) fn write(root: &Path, state: &NodeState) -> Result<bool, NodeError> {
+    let before = Times::of(&root.join(CAPABILITIES));
+    let changed = write_all(root, state)?;
+    before.restore();
+    Ok(changed)
+}
+
+fn write_all(root: &Path, state: &NodeState) -> Result<bool, NodeError> {
     let wanted = entries(state);
-    forget_replaced(root, state)?;
-    for folder in ["proc/driver", "dev/nvidia-caps", "sys/bus/pci/devices"] {
+    let capabilities = |path: &Path| path.starts_with(CAPABILITIES) && path.ends_with("access");
+    let mut changed = forget_replaced(root, state)?;
+    changed |= files_below(&root.join(CAPABILITIES)).iter().any(|file| {
+        file.strip_prefix(root).is_ok_and(|file| capabilities(file) && !wanted.contains_key(file))
+    });
+    for folder in ["proc/driver", "sys/bus/pci/devices"] {
         sweep(root, &root.join(folder), &wanted)?;
     }
     sweep_devices(root, &wanted)?;
     clear_the_way(root, &wanted)?;
-    for (path, entry) in &wanted {
-        let path = root.join(path);
+    for (relative, entry) in &wanted {
+        let path = root.join(relative);
         match entry {
+            Entry::Folder => fs::create_dir_all(&path).map_err(NodeError::io("make", &path))?,
             Entry::Text(text) => {
                 if fs::read(&path).is_ok_and(|found| found == text.as_bytes()) {
                     continue;
                 }
+                changed |= capabilities(relative);
                 make_parent(&path)?;
                 replace(root, &path, text.as_bytes())?;
             }
@@ -121,12 +147,65 @@ pub(crate) fn write(root: &Path, state: &NodeState) -> Result<(), NodeError> {
             }
         }
     }
-    Ok(())
+    Ok(changed)
+}
+
+/// Makes the device nodes of all instances, as what runs on a host does when it is told to. To be called `locked`.
+pub(crate) fn make_capability_nodes(root: &Path, state: &NodeState) -> Result<(), NodeError> {
+    let instances = state.gpus.iter().flat_map(|gpu| &gpu.instances);
+    let minors = instances.flat_map(|instance| {
+        [instance.minor].into_iter().chain(instance.compute.iter().map(|compute| compute.minor))
+    });
+    if state.driver == DriverState::NotLoaded {
+        return Ok(());
+    }
+    minors.into_iter().try_for_each(|minor| make_capability_node(root, minor))
+}
+
+/// Makes the device node of one capability, if it is not there.
+pub(crate) fn make_capability_node(root: &Path, minor: u32) -> Result<(), NodeError> {
+    let (name, device) = capability_node(minor);
+    make_device(&root.join(name), device)
+}
+
+/// When folders were changed. A real `/proc` does not tell by them what came or went.
+struct Times(Vec<(PathBuf, SystemTime)>);
+
+impl Times {
+    fn of(folder: &Path) -> Self {
+        let mut times = Vec::new();
+        let mut folders = vec![folder.to_owned()];
+        while let Some(folder) = folders.pop() {
+            let modified = fs::metadata(&folder).and_then(|found| found.modified());
+            let below = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
+            folders.extend(below.filter(|path| path.is_dir()));
+            times.extend(modified.ok().map(|time| (folder, time)));
+        }
+        Self(times)
+    }
+
+    fn restore(self) {
+        for (folder, time) in self.0 {
+            // One that is gone needs none.
+            let _restored = File::open(folder).and_then(|folder| folder.set_modified(time));
+        }
+    }
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    files
 }
 
 /// Removes the capability files of instances that are others than those they were written for, so that they are made
-/// anew as the driver does it: another file under the same name.
-fn forget_replaced(root: &Path, state: &NodeState) -> Result<(), NodeError> {
+/// anew as the driver does it: another file under the same name. Answers whether there were any.
+fn forget_replaced(root: &Path, state: &NodeState) -> Result<bool, NodeError> {
     let file = control(root).join("instances");
     let before = fs::read_to_string(&file).unwrap_or_default();
     let now = identities(state);
@@ -135,16 +214,19 @@ fn forget_replaced(root: &Path, state: &NodeState) -> Result<(), NodeError> {
         let _infallible = writeln!(text, "{path} {identity}");
     }
     if text == before {
-        return Ok(());
+        return Ok(false);
     }
+    let mut removed = false;
     for (path, identity) in before.lines().filter_map(|line| line.split_once(' ')) {
         let replaced = now.get(path).is_some_and(|now| now != identity);
         let file = root.join(path);
         if replaced && file.is_file() {
             fs::remove_file(&file).map_err(NodeError::io("remove", &file))?;
+            removed = true;
         }
     }
-    replace(root, &file, text.as_bytes())
+    replace(root, &file, text.as_bytes())?;
+    Ok(removed)
 }
 
 /// By capability file: which instance it belongs to.
@@ -168,7 +250,7 @@ fn identities(state: &NodeState) -> BTreeMap<String, String> {
 }
 
 fn instance_folder(gpu: &GpuState, instance: &GpuInstanceState) -> String {
-    format!("proc/driver/nvidia/capabilities/gpu{}/mig/gi{}", gpu.minor, instance.gi)
+    format!("{CAPABILITIES}/gpu{}/mig/gi{}", gpu.minor, instance.gi)
 }
 
 fn make_parent(path: &Path) -> Result<(), NodeError> {
@@ -176,6 +258,25 @@ fn make_parent(path: &Path) -> Result<(), NodeError> {
         Some(parent) => fs::create_dir_all(parent).map_err(NodeError::io("make", parent)),
         None => Ok(()),
     }
+}
+
+/// Gives each file below the folder another time of change than it has.
+pub(crate) fn move_times(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let before = fs::symlink_metadata(&path)?;
+        if before.is_dir() {
+            move_times(&path)?;
+            continue;
+        }
+        let time = |found: &fs::Metadata| (found.ctime(), found.ctime_nsec());
+        // The clock for files moves in steps of some milliseconds.
+        while time(&fs::symlink_metadata(&path)?) == time(&before) {
+            host::pause(Duration::from_millis(1));
+            fs::set_permissions(&path, before.permissions())?;
+        }
+    }
+    Ok(())
 }
 
 /// `proc/self` is a folder of the fake's or a link to the reader's own: removes the one that is not wanted.
@@ -224,6 +325,9 @@ fn sweep(root: &Path, folder: &Path, wanted: &BTreeMap<PathBuf, Entry>) -> Resul
         let path = entry.map_err(NodeError::io("read", folder))?.path();
         if path.is_dir() {
             sweep(root, &path, wanted)?;
+            if path.strip_prefix(root).is_ok_and(|relative| wanted.contains_key(relative)) {
+                continue;
+            }
             let empty = fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_none());
             if empty {
                 fs::remove_dir(&path).map_err(NodeError::io("remove", &path))?;
@@ -273,7 +377,8 @@ fn entries(state: &NodeState) -> BTreeMap<PathBuf, Entry> {
         entries.insert(PathBuf::from(path), Entry::Text(text));
     };
     let loaded = state.driver != DriverState::NotLoaded;
-    text("proc/devices".to_owned(), devices(loaded));
+    let major = state.driver_version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
+    text("proc/devices".to_owned(), devices(loaded, major));
     if !loaded {
         return entries;
     }
@@ -283,18 +388,34 @@ fn entries(state: &NodeState) -> BTreeMap<PathBuf, Entry> {
         format!("NVRM version: NVIDIA UNIX x86_64 Kernel Module  {version}  (fake-nvml)\n"),
     );
     text("proc/driver/nvidia-caps/mig-minors".to_owned(), mig_minors());
-    text("proc/driver/nvidia/capabilities/mig/config".to_owned(), capability(1, 256));
-    text("proc/driver/nvidia/capabilities/mig/monitor".to_owned(), capability(2, 292));
+    text(format!("{CAPABILITIES}/mig/config"), capability(1, 256));
+    text(format!("{CAPABILITIES}/mig/monitor"), capability(2, 292));
+    if major >= FIRST_WITH_FABRIC {
+        text("proc/driver/nvidia-caps/nvlink-minors".to_owned(), "fabric-mgmt 0\n".to_owned());
+        text(format!("{CAPABILITIES}/fabric-mgmt"), capability(0, 256));
+        let imex =
+            if major >= FIRST_WITH_IMEX { format!("fabric-imex-mgmt {IMEX_MINOR}\n") } else { String::new() };
+        text("proc/driver/nvidia-caps/sys-minors".to_owned(), imex);
+    }
+    if major >= FIRST_WITH_IMEX {
+        text(format!("{CAPABILITIES}/fabric-imex-mgmt"), capability(IMEX_MINOR, 256));
+    }
     for gpu in &state.gpus {
         text(format!("proc/driver/nvidia/gpus/{}/information", gpu.pci), information(gpu));
         for instance in &gpu.instances {
             let folder = instance_folder(gpu, instance);
-            text(format!("{folder}/access"), capability(instance.minor, 292));
-            for compute in &instance.compute {
+            if !instance.access_file_gone {
+                text(format!("{folder}/access"), capability(instance.minor, 292));
+            }
+            for compute in instance.compute.iter().filter(|compute| !compute.access_file_gone) {
                 text(format!("{folder}/ci{}/access", compute.ci), capability(compute.minor, 292));
             }
         }
     }
+    let folders = state.gpus.iter().map(|gpu| format!("{CAPABILITIES}/gpu{}/mig", gpu.minor));
+    let folders =
+        folders.flat_map(|mig| [PathBuf::from(&mig).parent().map(Path::to_owned), Some(mig.into())]);
+    entries.extend(folders.flatten().map(|folder| (folder, Entry::Folder)));
     entries.extend(device_nodes(state));
     entries
 }
@@ -309,16 +430,8 @@ fn device_nodes(state: &NodeState) -> BTreeMap<PathBuf, Entry> {
     node("nvidia-modeset".to_owned(), NVIDIA_MAJOR, 254);
     node("nvidia-uvm".to_owned(), UVM_MAJOR, 0);
     node("nvidia-uvm-tools".to_owned(), UVM_MAJOR, 1);
-    let mut capabilities = Vec::new();
     for gpu in &state.gpus {
         node(format!("nvidia{}", gpu.minor), NVIDIA_MAJOR, gpu.minor);
-        for instance in &gpu.instances {
-            capabilities.push(instance.minor);
-            capabilities.extend(instance.compute.iter().map(|compute| compute.minor));
-        }
-    }
-    for minor in capabilities {
-        node(format!("nvidia-caps/nvidia-cap{minor}"), CAPS_MAJOR, minor);
     }
     for (minor, right) in [(1, Right::Config), (2, Right::Monitor)] {
         let opens = state.rights.has(right);
@@ -327,6 +440,10 @@ fn device_nodes(state: &NodeState) -> BTreeMap<PathBuf, Entry> {
         nodes.insert(path, Entry::Device(device));
     }
     nodes
+}
+
+fn capability_node(minor: u32) -> (PathBuf, DeviceFile) {
+    (PathBuf::from(format!("dev/nvidia-caps/nvidia-cap{minor}")), DeviceFile::Plain(CAPS_MAJOR, minor))
 }
 
 /// What a client reads of itself: its capability set, which is root's or a container's usual one, and that it is in
@@ -340,11 +457,11 @@ fn process(admin: bool) -> [(&'static str, String); 2] {
     [("status", status), ("uid_map", "         0          0 4294967295\n".to_owned())]
 }
 
-fn devices(loaded: bool) -> String {
+fn devices(loaded: bool, driver_major: u32) -> String {
     let mut text = "Character devices:\n  1 mem\n  5 /dev/tty\n".to_owned();
     if loaded {
         for (major, name) in [
-            (NVIDIA_MAJOR, "nvidia"),
+            (NVIDIA_MAJOR, if driver_major < FIRST_WITHOUT_FRONTEND { "nvidia-frontend" } else { "nvidia" }),
             (NVIDIA_MAJOR, "nvidia-modeset"),
             (NVIDIA_MAJOR, "nvidiactl"),
             (UVM_MAJOR, "nvidia-uvm"),

@@ -8,7 +8,7 @@
   (list "DEVICE_LIST_STRATEGY" $values.deviceListStrategy)
   (list "DEVICE_ID_STRATEGY" $values.deviceIDStrategy)
   (list "PASS_DEVICE_SPECS" $values.compatWithCPUManager)
-  (list "NVIDIA_DRIVER_ROOT" $values.nvidiaDriverRoot)
+  (list "NVIDIA_DRIVER_ROOT" (ternary "" (include "mdp.driverRoot" .) (empty $values.nvidiaDriverRoot)))
   (list "NVIDIA_DEV_ROOT" $values.nvidiaDevRoot)
   (list "DEV_ROOT_CTR_PATH" (ternary "/dev-root" "" (not (empty $values.nvidiaDevRoot))))
   (list "GDS_ENABLED" $values.gdsEnabled)
@@ -35,8 +35,9 @@
   value: {{ $text | quote }}
 {{- end -}}
 {{- end }}
-{{- if eq $values.migMonitor "cdi" }}
-# The host's management CDI device has every node, so that the driver tells about all slices.
+{{- $monitor := include "mdp.migMonitor" . }}
+{{- if eq $monitor "cdi" }}
+# The host's management CDI device has every node of the driver's, that of mig/monitor among them.
 - name: NVIDIA_VISIBLE_DEVICES
   value: management.nvidia.com/gpu=all
 {{- else }}
@@ -46,7 +47,7 @@
 {{- end }}
 - name: NVIDIA_DRIVER_CAPABILITIES
   value: utility
-{{- if eq $values.migMonitor "sysAdmin" }}
+{{- if eq $monitor "sysAdmin" }}
 # NVIDIA's runtime refuses to start a container with this variable and without CAP_SYS_ADMIN.
 - name: NVIDIA_MIG_MONITOR_DEVICES
   value: all

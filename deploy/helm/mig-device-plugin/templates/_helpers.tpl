@@ -97,13 +97,68 @@ true
 {{- end -}}
 {{- end -}}
 
-{{/* "true" where MIG devices may be offered, as far as can be seen here. */}}
+{{/* "true" where MIG devices may be offered, as far as can be seen here: a ConfigMap may be edited later. */}}
 {{- define "mdp.mayUseMig" -}}
-{{- if .Values.migStrategy -}}
+{{- $names := list -}}
+{{- range default list .Values.extraEnv }}{{ $names = append $names .name }}{{ end -}}
+{{- if or (has "MIG_STRATEGY" $names) (has "CONFIG_FILE" $names) -}}
+true
+{{- else if .Values.migStrategy -}}
 {{- if ne .Values.migStrategy "none" }}true{{ end -}}
 {{- else if or .Values.config.name .Values.config.map -}}
 true
 {{- end -}}
+{{- end -}}
+
+{{/* "true" where volume-mounts is chosen. Toolkits that are set up for it give no device to an unprivileged container for
+     NVIDIA_VISIBLE_DEVICES in its environment, and the plugin's own container asks with nothing else. */}}
+{{- define "mdp.mayUseVolumeMounts" -}}
+{{- if .Values.deviceListStrategy -}}
+{{- if contains "volume-mounts" (include "mdp.joined" .Values.deviceListStrategy) }}true{{ end -}}
+{{- else if contains "volume-mounts" (values (default dict .Values.config.map) | join " ") -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{/* "true" where securityContext, which replaces the chart's own as a whole, has CAP_SYS_ADMIN. */}}
+{{- define "mdp.ownSysAdmin" -}}
+{{- $own := default dict .Values.securityContext -}}
+{{- $added := get (default dict (get $own "capabilities")) "add" | default list -}}
+{{- if or (get $own "privileged") (has "SYS_ADMIN" $added) (has "CAP_SYS_ADMIN" $added) (has "ALL" $added) }}true{{ end -}}
+{{- end -}}
+
+{{/* What migMonitor comes to: none, cdi or sysAdmin. */}}
+{{- define "mdp.migMonitor" -}}
+{{- if ne .Values.migMonitor "auto" -}}
+{{- .Values.migMonitor -}}
+{{- else if not (include "mdp.mayUseMig" .) -}}
+none
+{{- else if and .Values.securityContext (not (include "mdp.ownSysAdmin" .)) -}}
+none
+{{- else -}}
+sysAdmin
+{{- end -}}
+{{- end -}}
+
+{{/* The folder of the host in which the driver is; empty where none is mounted. */}}
+{{- define "mdp.driverRoot" -}}
+{{- if kindIs "invalid" .Values.nvidiaDriverRoot -}}
+/
+{{- else if .Values.nvidiaDriverRoot -}}
+{{- clean .Values.nvidiaDriverRoot -}}
+{{- end -}}
+{{- end -}}
+
+{{/* How a folder of the host below the root .root is mounted that is only read. */}}
+{{- define "mdp.readOnly" -}}
+readOnly: true
+{{- if ne .root "/" }}
+# What a driver's container mounts later shows up here.
+mountPropagation: HostToContainer
+{{- else if semverCompare ">=1.31-0" .kubeVersion }}
+# What is mounted below the host's root is read-only too, where the container runtime can do that.
+recursiveReadOnly: IfPossible
+{{- end }}
 {{- end -}}
 
 {{- define "mdp.securityContext" -}}
@@ -113,7 +168,13 @@ true
 runAsUser: 0
 runAsGroup: 0
 readOnlyRootFilesystem: true
-{{- if eq .Values.migMonitor "sysAdmin" }}
+{{- $forMig := eq (include "mdp.migMonitor" .) "sysAdmin" }}
+{{- if or $forMig (include "mdp.mayUseVolumeMounts" .) }}
+{{- if $forMig }}
+# While a GPU has slices, the driver reports its errors only to who has CAP_SYS_ADMIN or the capability mig/monitor.
+{{- else }}
+# With volume-mounts, NVIDIA's runtime gives devices for the environment below to privileged containers only.
+{{- end }}
 # Kubernetes counts a container with CAP_SYS_ADMIN as one that may escalate.
 allowPrivilegeEscalation: true
 capabilities:

@@ -38,6 +38,9 @@ pub struct Instance {
     /// instances one of their own.
     #[serde(skip_serializing_if = "is_first")]
     pub generation: u32,
+    /// It is there without its capability files, and its compute instances too: a destroy failed late.
+    #[serde(skip_serializing_if = "super::is_false")]
+    pub access_file_gone: bool,
     /// NVML does not show its MIG devices, though its files are there.
     #[serde(skip_serializing_if = "super::is_false")]
     pub hidden: bool,
@@ -75,6 +78,9 @@ pub struct ComputeInstance {
     /// UUID; where absent, derived.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uuid: Option<String>,
+    /// It is there without its capability file: a destroy failed late.
+    #[serde(skip_serializing_if = "super::is_false")]
+    pub access_file_gone: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
@@ -189,6 +195,8 @@ struct LongInstance {
     #[serde(default)]
     generation: u32,
     #[serde(default)]
+    access_file_gone: bool,
+    #[serde(default)]
     hidden: bool,
     unknown_profile: Option<UnknownProfile>,
 }
@@ -201,6 +209,8 @@ struct LongComputeInstance {
     start: Option<u32>,
     index: Option<u32>,
     uuid: Option<String>,
+    #[serde(default)]
+    access_file_gone: bool,
 }
 
 impl<'de> Deserialize<'de> for Instance {
@@ -242,6 +252,7 @@ impl<'de> Deserialize<'de> for Instance {
                     uuid: long.uuid,
                     compute: long.compute,
                     generation: long.generation,
+                    access_file_gone: long.access_file_gone,
                     hidden: long.hidden,
                     unknown_profile: long.unknown_profile,
                 })
@@ -273,6 +284,7 @@ impl<'de> Deserialize<'de> for ComputeInstance {
                     start: long.start,
                     index: long.index,
                     uuid: long.uuid,
+                    access_file_gone: long.access_file_gone,
                 })
             }
         }

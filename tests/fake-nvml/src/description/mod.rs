@@ -1,5 +1,6 @@
 //! What people write: a node, in YAML or by builders that read as sentences.
 
+mod fault;
 mod instance;
 mod rights;
 mod topology;
@@ -8,11 +9,12 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use fault::Fault;
 pub use instance::{ComputeInstance, Instance, UnknownProfile};
 pub use rights::{Right, Rights, UnopenableSlices, UnprivilegedEvents, UuidLookup};
 pub use topology::{Branch, NvLinks, NvSwitch, Preset, Topology};
 
-use crate::{Code, EventType, NodeError, driver::CALLS, state::NodeState, suggest};
+use crate::{EventType, NodeError, state::NodeState};
 
 /// The capability minors that instances have, of GPU 0's first to GPU 31's last.
 const FIRST_MINOR: u32 = 3;
@@ -33,6 +35,13 @@ pub struct Description {
     /// Clients have none of the rights and can open no capability node.
     #[serde(skip_serializing_if = "is_false")]
     pub unprivileged: bool,
+    /// A MIG device's handle names whatever is at its MIG index, also after the device was destroyed.
+    #[serde(skip_serializing_if = "is_false")]
+    pub handles_reused: bool,
+    /// The entries of `proc` get another time of change with each call, as kernels before 4.17 give them one with each
+    /// look.
+    #[serde(skip_serializing_if = "is_false")]
+    pub proc_times_move: bool,
     /// Minors of the capability nodes of instances that clients can open; all where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub openable: Option<Vec<u32>>,
@@ -46,6 +55,11 @@ pub struct Description {
     pub profile_info_versions: Vec<u32>,
     /// The GPUs, by NVML index.
     pub gpus: Vec<Gpu>,
+    /// Who makes the device nodes of instances that come.
+    pub nodes: Nodes,
+    /// How long the capability file of an instance is there before NVML lists it, and gone before NVML stops to, in ms.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub file_gap_ms: u64,
     /// How they are connected.
     #[serde(skip_serializing_if = "Topology::is_default")]
     pub topology: Topology,
@@ -65,6 +79,17 @@ pub enum DriverState {
     NotLoaded,
     /// It is another version than the library: `LIB_RM_VERSION_MISMATCH`.
     VersionMismatch,
+}
+
+/// Who makes the device nodes of instances that come. Nobody removes those of instances that go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Nodes {
+    /// The library, in the process that first asks for the MIG device.
+    #[default]
+    OnUse,
+    /// Only [`Node::make_nodes`](crate::Node::make_nodes), as `nvidia-modprobe` or `nvidia-ctk` do.
+    ByHand,
 }
 
 /// A GPU.
@@ -133,6 +158,11 @@ fn is_one(count: &u32) -> bool {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
 fn is_false(value: &bool) -> bool {
     !*value
 }
@@ -157,66 +187,6 @@ pub enum RecoveryAction {
     RecoverImex = 5,
 }
 
-/// Something that goes wrong, or takes long, in some calls.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Fault {
-    /// A function's name, or `*` for all but `nvmlInit…`, `nvmlShutdown` and `nvmlEventSetFree`.
-    pub call: String,
-    /// Only calls about the GPU of this index. With `*`, waits for events are left alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gpu: Option<u32>,
-    /// Only calls about this MIG device of that GPU, by MIG index.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mig: Option<u32>,
-    /// The code to answer, e.g. `GPU_IS_LOST`. Without it the call goes on, after the delay.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// How long the call takes, in ms.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub delay_ms: Option<u64>,
-}
-
-impl Fault {
-    /// `call` answers the code of that name.
-    #[must_use]
-    pub fn error(call: &str, code: &str) -> Self {
-        Self { call: call.to_owned(), gpu: None, mig: None, error: Some(code.to_owned()), delay_ms: None }
-    }
-
-    /// `call` takes `ms` milliseconds.
-    #[must_use]
-    pub fn delay(call: &str, ms: u64) -> Self {
-        Self { call: call.to_owned(), gpu: None, mig: None, error: None, delay_ms: Some(ms) }
-    }
-
-    /// Only for this GPU, by index.
-    #[must_use]
-    pub fn on_gpu(mut self, index: u32) -> Self {
-        self.gpu = Some(index);
-        self
-    }
-
-    /// Only for this MIG device, by GPU index and MIG index.
-    #[must_use]
-    pub fn on_mig(mut self, gpu: u32, mig: u32) -> Self {
-        self.gpu = Some(gpu);
-        self.mig = Some(mig);
-        self
-    }
-
-    /// As well takes `ms` milliseconds.
-    #[must_use]
-    pub fn after_ms(mut self, ms: u64) -> Self {
-        self.delay_ms = Some(ms);
-        self
-    }
-
-    pub(crate) fn code(&self) -> Option<Code> {
-        self.error.as_deref().and_then(Code::from_name)
-    }
-}
-
 impl Default for Description {
     fn default() -> Self {
         Self {
@@ -225,12 +195,16 @@ impl Default for Description {
             driver: DriverState::Loaded,
             rights: Rights::default(),
             unprivileged: false,
+            handles_reused: false,
+            proc_times_move: false,
             openable: None,
             unopenable_slices: UnopenableSlices::default(),
             unprivileged_events: UnprivilegedEvents::default(),
             uuid_lookup: UuidLookup::default(),
             profile_info_versions: vec![1, 2, 3],
             gpus: Vec::new(),
+            nodes: Nodes::default(),
+            file_gap_ms: 0,
             topology: Topology::default(),
             faults: Vec::new(),
         }
@@ -404,27 +378,7 @@ impl Description {
             ));
         }
         for (index, fault) in self.faults.iter().enumerate() {
-            let key = format!("faults[{index}]");
-            if fault.call != "*" && !CALLS.contains(&fault.call.as_str()) {
-                let hint = suggest::allowed(&fault.call, CALLS.iter().copied());
-                problems.push(format!("{key}.call: no function {:?}; {hint}, or \"*\"", fault.call));
-            }
-            if let Some(gpu) = fault.gpu
-                && gpu as usize >= self.gpus.len()
-            {
-                problems.push(format!("{key}.gpu: {gpu} is none of the {} GPUs", self.gpus.len()));
-            }
-            if fault.mig.is_some() && fault.gpu.is_none() {
-                problems.push(format!("{key}.mig: needs gpu, whose MIG device it is"));
-            }
-            match (&fault.error, fault.delay_ms) {
-                (Some(name), _) if fault.code().is_none() => {
-                    let hint = suggest::allowed(name, Code::ALL.iter().map(|code| code.name()));
-                    problems.push(format!("{key}.error: no code {name:?}; {hint}"));
-                }
-                (None, None) => problems.push(format!("{key}: needs error, delayMs, or both")),
-                _ => {}
-            }
+            problems.extend(fault.problems(&format!("faults[{index}]"), self.gpus.len()));
         }
         problems
     }

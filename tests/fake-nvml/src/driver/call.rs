@@ -3,7 +3,7 @@
 use std::{
     ffi::c_int,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -45,7 +45,9 @@ impl Id {
 /// Runs the body of a function that needs no initialised NVML. Only faults that name it apply.
 pub(super) fn init(id: &Id, body: impl FnOnce(&Call) -> Answer) -> c_int {
     answer(id, |name| {
-        let call = Call { name, exempt: true, state: node::state()? };
+        let state = node::state()?;
+        node::move_times(&state);
+        let call = Call { name, exempt: true, state };
         call.fault(None, None)?;
         body(&call)
     })
@@ -58,6 +60,7 @@ pub(super) fn call(id: &Id, body: impl FnOnce(&Call) -> Answer) -> c_int {
             return Err(Code::UNINITIALIZED);
         }
         let state = node::state()?;
+        node::move_times(&state);
         // A set that cannot be freed says nothing about the driver, and clients free them in destructors: so it can be
         // given back when the driver has gone, too.
         let exempt = name == "nvmlEventSetFree";
@@ -74,6 +77,8 @@ fn answer(id: &Id, body: impl FnOnce(&'static str) -> Answer) -> c_int {
     // A mistake in the fake must not take the client down.
     let answered = catch_unwind(AssertUnwindSafe(|| {
         id.count();
+        // Waits while another call holds the library.
+        drop(library());
         body(id.name)
     }));
     match answered {
@@ -83,14 +88,21 @@ fn answer(id: &Id, body: impl FnOnce(&'static str) -> Answer) -> c_int {
     }
 }
 
+/// The lock that a slow call of the library can hold, so that every other call of the process waits.
+static LIBRARY: Mutex<()> = Mutex::new(());
+
+fn library() -> MutexGuard<'static, ()> {
+    LIBRARY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Takes as long as these faults say, or until they are taken out of the description.
 pub(super) fn delay<'a>(faults: impl IntoIterator<Item = &'a Fault>) {
-    for fault in faults {
-        let end = Instant::now() + Duration::from_millis(fault.delay_ms.unwrap_or(0));
-        let stands = || node::state().is_ok_and(|now| now.faults.contains(fault));
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() || !stands() {
+    for fault in faults.into_iter().filter(|fault| fault.slows()) {
+        let _held = fault.holds_library.then(library);
+        let end = fault.delay_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
+        while node::state().is_ok_and(|now| now.faults.contains(fault)) {
+            let left = end.map_or(STEP_OF_A_DELAY, |end| end.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
                 break;
             }
             host::pause(left.min(STEP_OF_A_DELAY));
@@ -133,11 +145,17 @@ impl Call {
     pub(super) fn fault(&self, gpu: Option<u32>, mig: Option<u32>) -> Answer {
         for fault in self.faults(gpu, mig) {
             delay([fault]);
-            if let Some(code) = fault.code() {
+            if let Some(code) = fault.code().filter(|_| !fault.late) {
                 return Err(code);
             }
         }
         Ok(())
+    }
+
+    /// The code with which this call fails when its work has begun.
+    pub(super) fn fails_late(&self, gpu: u32, mig: Option<u32>) -> Option<Code> {
+        let faults = self.faults(None, None).chain(self.faults(Some(gpu), mig));
+        faults.filter(|fault| fault.late).find_map(Fault::code)
     }
 
     /// The faults that apply to calls about exactly this GPU (`None`: about no certain one) or MIG device.
@@ -176,6 +194,12 @@ impl Call {
                 let (gpu, _) = self.find(&key)?;
                 let mig = gpu.mig.iter().find(|mig| mig.gi == key.gi && mig.ci == ci);
                 let mig = mig.filter(|mig| self.shows(mig)).ok_or(Code::INVALID_ARGUMENT)?;
+                self.fault(Some(gpu.index), Some(mig.index))?;
+                Ok(Device::Mig(gpu, mig))
+            }
+            Object::Slot(uuid, index) => {
+                let gpu = self.state.gpus.iter().find(|gpu| gpu.uuid == uuid).ok_or(Code::GPU_IS_LOST)?;
+                let mig = gpu.mig.iter().find(|mig| mig.index == index).ok_or(Code::INVALID_ARGUMENT)?;
                 self.fault(Some(gpu.index), Some(mig.index))?;
                 Ok(Device::Mig(gpu, mig))
             }
@@ -286,7 +310,11 @@ pub(super) fn compute_handle(gpu: &GpuState, instance: &GpuInstanceState, ci: u3
 }
 
 /// A MIG device's handle.
-pub(super) fn mig_handle(gpu: &GpuState, mig: &MigState) -> Result<Handle, Code> {
+pub(super) fn mig_handle(call: &Call, gpu: &GpuState, mig: &MigState) -> Result<Handle, Code> {
+    node::make_nodes(&call.state, &[mig.gi_minor, mig.ci_minor]);
+    if call.state.handles_reused {
+        return Ok(node::shared().handles.of(Object::Slot(gpu.uuid.clone(), mig.index)));
+    }
     let instance = gpu.instance(mig.gi).ok_or(Code::NOT_FOUND)?;
     Ok(node::shared().handles.of(Object::Mig(key(gpu, instance), mig.ci)))
 }

@@ -270,7 +270,7 @@ fn by_uuid(call: &Call, uuid: &str, device: Out<Handle>) -> Answer {
         for mig in gpu.mig.iter().filter(|mig| call.shows(mig)) {
             if mig.uuid == uuid || format!("MIG-{}/{}/{}", gpu.uuid, mig.gi, mig.ci) == uuid {
                 call.fault(Some(gpu.index), Some(mig.index))?;
-                return device.put(mig_handle(gpu, mig)?);
+                return device.put(mig_handle(call, gpu, mig)?);
             }
         }
     }

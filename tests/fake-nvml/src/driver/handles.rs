@@ -17,6 +17,8 @@ pub(crate) enum Object {
     Compute(InstanceKey, u32),
     /// The MIG device that is a compute instance.
     Mig(InstanceKey, u32),
+    /// Whatever MIG device is at this MIG index of the GPU, by UUID.
+    Slot(String, u32),
 }
 
 /// A GPU instance: on this GPU, with this ID, of this profile, at this memory slice, the so many-th one.
@@ -73,7 +75,7 @@ impl Handles {
 
 fn exists(object: &Object, state: &NodeState) -> bool {
     let (key, ci) = match object {
-        Object::Gpu(_) => return true,
+        Object::Gpu(_) | Object::Slot(..) => return true,
         Object::Instance(key) => (key, None),
         Object::Compute(key, ci) | Object::Mig(key, ci) => (key, Some(*ci)),
     };

@@ -76,7 +76,7 @@ fn compute_info(call: &super::call::Call, compute: Handle) -> Result<ComputeInfo
     let (gpu, instance, compute) = call.compute(compute)?;
     let mig = gpu.mig.iter().find(|mig| mig.index == compute.index).ok_or(Code::UNKNOWN)?;
     Ok(ComputeInfo {
-        device: mig_handle(gpu, mig)?,
+        device: mig_handle(call, gpu, mig)?,
         instance: instance_handle(gpu, instance),
         id: compute.ci,
         profile_id: compute_profile_id(compute.placement.size).unwrap_or(u32::MAX),

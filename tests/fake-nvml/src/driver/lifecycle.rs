@@ -53,7 +53,16 @@ exports! { call call;
         if !instance.compute.is_empty() {
             return Err(Code::IN_USE);
         }
-        change(gpu, |gpu| gpu.layout.retain(|other| other.gi != Some(instance.gi))).map(drop)
+        let fails = call.fails_late(gpu.index, None);
+        change(gpu, |gpu| match fails {
+            Some(_) => {
+                if let Some(failed) = gpu.layout.iter_mut().find(|other| other.gi == Some(instance.gi)) {
+                    failed.access_file_gone = true;
+                }
+            }
+            None => gpu.layout.retain(|other| other.gi != Some(instance.gi)),
+        })?;
+        fails.map_or(Ok(()), Err)
     }
     fn nvmlGpuInstanceCreateComputeInstance(instance: Handle, profile: u32, compute: Out<Handle>) {
         create_compute(call, instance, profile, None, compute)
@@ -66,12 +75,20 @@ exports! { call call;
     fn nvmlComputeInstanceDestroy(compute: Handle) {
         let (gpu, instance, compute) = call.compute(compute)?;
         call.config()?;
+        let fails = call.fails_late(gpu.index, Some(compute.index));
         change(gpu, |gpu| {
-            if let Some(list) = compute_list(gpu, instance.gi, instance.profile.g) {
-                list.retain(|other| other.ci.unwrap_or(0) != compute.ci);
+            let Some(list) = compute_list(gpu, instance.gi, instance.profile.g) else { return };
+            let mine = |other: &ComputeInstance| other.ci.unwrap_or(0) == compute.ci;
+            match fails {
+                Some(_) => {
+                    if let Some(failed) = list.iter_mut().find(|other| mine(other)) {
+                        failed.access_file_gone = true;
+                    }
+                }
+                None => list.retain(|other| !mine(other)),
             }
-        })
-        .map(drop)
+        })?;
+        fails.map_or(Ok(()), Err)
     }
 }
 

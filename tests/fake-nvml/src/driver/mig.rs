@@ -6,7 +6,6 @@ use super::{
     call::{Device, gpu_handle, mig_handle},
     exports,
     ffi::{Handle, Out},
-    profiles::engines,
 };
 use crate::Code;
 
@@ -42,7 +41,7 @@ exports! { call call;
         let found = gpu.mig.iter().find(|mig| mig.index == index && call.shows(mig));
         let found = found.ok_or(Code::NOT_FOUND)?;
         call.fault(Some(gpu.index), Some(found.index))?;
-        mig.put(mig_handle(gpu, found)?)
+        mig.put(mig_handle(call, gpu, found)?)
     }
     fn nvmlDeviceGetDeviceHandleFromMigDeviceHandle(mig: Handle, device: Out<Handle>) {
         let (gpu, _) = call.mig(mig)?;
@@ -66,12 +65,12 @@ fn attributes_of(device: Device<'_>) -> Result<Attributes, Code> {
     let Device::Mig(gpu, mig) = device else { return Err(Code::NOT_SUPPORTED) };
     let instance = gpu.instance(mig.gi).ok_or(Code::NOT_FOUND)?;
     let compute = instance.compute.iter().find(|compute| compute.ci == mig.ci).ok_or(Code::NOT_FOUND)?;
-    let engines = engines(&instance.profile);
+    let engines = instance.profile.engines;
     Ok(Attributes {
         sm: mig.sm,
         copy_engines: engines.copy,
         decoders: engines.decoders,
-        encoders: 0,
+        encoders: engines.encoders,
         jpeg: engines.jpeg,
         ofa: engines.ofa,
         gi_slices: instance.profile.g,

@@ -5,11 +5,12 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{Duration, Instant},
 };
 
 use super::{handles::Handles, rights};
 use crate::{
-    Code, Description, DriverState, Right,
+    Code, Description, DriverState, NodeError, Nodes, Right,
     counters::{CLIENTS, Counters},
     driver::CALLS,
     host,
@@ -30,6 +31,8 @@ pub(super) struct Shared {
     state: Option<Arc<NodeState>>,
     /// Of the description that was read last, good or bad.
     stamp: Option<Stamp>,
+    /// What an edit by hand means, and when NVML is to show it: the files are ahead.
+    coming: Option<(Instant, Arc<NodeState>)>,
 }
 
 /// Tells one content of a file from the next.
@@ -104,21 +107,42 @@ pub(super) fn state() -> Result<Arc<NodeState>, Code> {
     let mut shared = shared();
     if stamp.is_some() && stamp != shared.stamp {
         shared.stamp = stamp;
-        match Description::read(&file).and_then(|description| description.resolve()) {
-            Ok(state) => {
-                shared.handles.forget_gone(&state);
-                // A node that this process may not write plays on with the files it has.
-                let _written = tree::locked(root, || tree::write(root, &state));
-                shared.state = Some(Arc::new(state));
+        let read = || Description::read(&file).and_then(|description| description.resolve());
+        // Read while nobody writes, so that the files are not made as they were before. A node that this process may
+        // not write plays on with the files it has.
+        let written = tree::locked(root, || {
+            let state = read()?;
+            let changed = tree::write(root, &state).unwrap_or(false);
+            Ok((state, changed))
+        });
+        let now = match written {
+            Err(NodeError::Io { .. }) => read().map(|state| (state, false)),
+            other => other,
+        };
+        match now {
+            Ok((state, changed)) => {
+                let gap = if changed && shared.state.is_some() { state.file_gap } else { Duration::ZERO };
+                shared.coming = Some((Instant::now() + gap, Arc::new(state)));
                 report(root, "");
             }
             Err(error) => report(root, &format!("{error}\n")),
         }
     }
+    if let Some((_, state)) = shared.coming.take_if(|(due, _)| *due <= Instant::now()) {
+        shared.handles.forget_gone(&state);
+        shared.state = Some(state);
+    }
     let state = shared.state.clone().ok_or(Code::UNKNOWN)?;
     // Statics are made anew whenever the library is loaded, and not when it only is opened again.
     OWN_VERSION.get_or_init(|| state.driver_version.clone());
     Ok(state)
+}
+
+/// Gives the driver's entries of `proc` another time of change, where the node's kernel does so.
+pub(super) fn move_times(state: &NodeState) {
+    let Some(root) = root().filter(|_| state.proc_times_move) else { return };
+    // Files that go meanwhile have no time any more.
+    let _moved = tree::move_times(&root.join("proc/driver"));
 }
 
 /// The version of this library: that of the driver when it was loaded.
@@ -143,5 +167,14 @@ pub(super) fn check_driver(state: &NodeState) -> Result<(), Code> {
         DriverState::Loaded => Ok(()),
         DriverState::NotLoaded => Err(Code::DRIVER_NOT_LOADED),
         DriverState::VersionMismatch => Err(Code::LIB_RM_VERSION_MISMATCH),
+    }
+}
+
+/// Makes the device nodes of capabilities that a client asks for, as NVIDIA's library does, where the node's
+/// description leaves it to the library.
+pub(super) fn make_nodes(state: &NodeState, minors: &[u32]) {
+    if let (Nodes::OnUse, Some(root)) = (state.nodes, root()) {
+        // Where this process may make none, there are none: the slice is shown all the same.
+        let _made = minors.iter().try_for_each(|minor| tree::make_capability_node(root, *minor));
     }
 }

@@ -119,19 +119,6 @@ exports! { call call;
     }
 }
 
-/// Engines of a profile. In no table that was read: one copy engine a slice, media only where the name says.
-pub(super) struct Engines {
-    pub(super) copy: u32,
-    pub(super) decoders: u32,
-    pub(super) jpeg: u32,
-    pub(super) ofa: u32,
-}
-
-pub(super) fn engines(profile: &Profile) -> Engines {
-    let media = profile.has_media() || profile.has_all_media();
-    Engines { copy: profile.g, decoders: u32::from(media), jpeg: u32::from(media), ofa: u32::from(media) }
-}
-
 /// The GPU, if it answers queries about its profiles now.
 fn profile_gpu(call: &Call, device: Handle) -> Result<&GpuState, Code> {
     let gpu = call.gpu(device)?;
@@ -180,7 +167,7 @@ fn remaining(gpu: &GpuState, profile: &Profile) -> u32 {
 }
 
 fn info_v1(profile: &Profile) -> ProfileInfo {
-    let engines = engines(profile);
+    let engines = profile.engines;
     ProfileInfo {
         id: profile.id,
         p2p: 0,
@@ -189,7 +176,7 @@ fn info_v1(profile: &Profile) -> ProfileInfo {
         sm: profile.sm,
         copy_engines: engines.copy,
         decoders: engines.decoders,
-        encoders: 0,
+        encoders: engines.encoders,
         jpeg: engines.jpeg,
         ofa: engines.ofa,
         memory_mib: profile.memory_mib,
@@ -262,7 +249,7 @@ fn compute_info(
     }
     let slices = compute_profile_slices(instance, profile)?;
     let g = instance.profile.g;
-    let engines = engines(&instance.profile);
+    let engines = instance.profile.engines;
     let name = if slices == g {
         format!("MIG {}", instance.profile.name)
     } else {
@@ -276,7 +263,7 @@ fn compute_info(
         sm: instance.profile.sm * slices / g,
         copy_engines: engines.copy,
         decoders: engines.decoders,
-        encoders: 0,
+        encoders: engines.encoders,
         jpeg: engines.jpeg,
         ofa: engines.ofa,
         name: text(&name),

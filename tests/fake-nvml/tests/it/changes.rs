@@ -73,7 +73,8 @@ fn files_come_and_go_with_the_instances() {
     assert_eq!(fs::read_to_string(root.join("sys/bus/pci/devices/0000:18:00.0/numa_node")).unwrap(), "0\n");
     node.update(|d| d.set_mig(0, &["1g.10gb"])).unwrap();
     assert!(!access(&node, "gi1") && access(&node, "gi7/ci0"));
-    assert!(!root.join("dev/nvidia-caps/nvidia-cap13").exists());
+    // Nobody removes a node.
+    assert!(root.join("dev/nvidia-caps/nvidia-cap13").exists());
     node.update(|d| d.driver = DriverState::NotLoaded).unwrap();
     assert!(!root.join("proc/driver/nvidia").exists() && !root.join("dev/nvidia0").exists());
 }

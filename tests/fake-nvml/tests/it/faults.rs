@@ -1,6 +1,9 @@
 //! What goes wrong when told to, and the counters.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
 
 use fake_nvml::{Description, DriverState, Fault, RecoveryAction};
 use nvml_wrapper_sys::bindings as sys;
@@ -73,6 +76,67 @@ fn a_slow_call_holds_up_no_other() {
         assert_eq!(slow.join().unwrap(), Ok((0, 0)));
     });
     assert!(started.elapsed() >= Duration::from_millis(400));
+}
+
+/// Whether another thread's calls about another GPU go on while a call hangs. When they do not, they go on after it.
+fn goes_on_beside(hang: Fault) -> bool {
+    const LONG: Duration = Duration::from_mins(1);
+    let (_folder, node) = node(&Description::h100s(2));
+    let client = Client::of(&node);
+    let (calls, done) = (AtomicU32::new(0), AtomicBool::new(false));
+    let count = || calls.load(Ordering::Relaxed);
+    let wait_for = |more: u32, time: Duration| {
+        let (from, end) = (count(), Instant::now() + time);
+        while count() < from + more && Instant::now() < end {
+            std::thread::yield_now();
+        }
+        count() >= from + more
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                assert!(client.uuid(client.gpu(1).unwrap()).is_ok());
+                calls.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let holds = hang.holds_library;
+        node.update(|d| d.faults.push(hang)).unwrap();
+        let stuck = scope.spawn(|| client.mig_mode(client.gpu(0).unwrap()));
+        let begun = Instant::now();
+        while !node.counters().unwrap().contains_key("nvmlDeviceGetMigMode") {
+            assert!(begun.elapsed() < LONG);
+            std::thread::yield_now();
+        }
+        // The call is counted before it takes the lock, so that some others may still pass.
+        let went_on = if holds {
+            while wait_for(1, Duration::from_millis(500)) && begun.elapsed() < LONG {}
+            wait_for(1, Duration::from_millis(500))
+        } else {
+            wait_for(5, LONG)
+        };
+        assert!(!stuck.is_finished());
+        node.update(|d| d.faults.clear()).unwrap();
+        assert_eq!(stuck.join().unwrap(), Ok((0, 0)));
+        assert!(wait_for(5, LONG));
+        done.store(true, Ordering::Relaxed);
+        went_on
+    })
+}
+
+#[test]
+fn a_call_that_hangs_can_hold_the_whole_library() {
+    assert!(goes_on_beside(Fault::hang("nvmlDeviceGetMigMode").on_gpu(0)));
+    assert!(!goes_on_beside(Fault::hang("nvmlDeviceGetMigMode").on_gpu(0).holding_library()));
+}
+
+#[test]
+fn a_fault_needs_an_effect() {
+    let reason = |fault: Fault| Description::h100s(1).with_faults([fault]).resolve().unwrap_err().to_string();
+    let none = Fault { call: "*".to_owned(), ..Fault::default() };
+    assert!(reason(none.clone()).contains("faults[0]: needs error, delayMs or hangs"));
+    assert!(reason(none.holding_library()).contains("faults[0].holdsLibrary: needs delayMs or hangs"));
+    assert!(reason(Fault::hang("*").after_ms(5)).contains("faults[0].hangs: has no end; leave out delayMs"));
+    assert!(reason(Fault::hang("nvmlInti")).contains("did you mean \"nvmlInit\"?"));
 }
 
 #[test]

@@ -102,7 +102,7 @@ faults:
         "faults[0].call: no function \"nvmlDeviceGetUuid\"; did you mean \"nvmlDeviceGetUUID\"?",
         "faults[0].error: no code \"GPU_LOST\"; did you mean \"GPU_IS_LOST\"?",
         "faults[0].gpu: 7 is none of the 4 GPUs",
-        "faults[1]: needs error, delayMs, or both",
+        "faults[1]: needs error, delayMs or hangs",
     ] {
         assert!(told.contains(part), "{part:?} is not in:\n{told}");
     }

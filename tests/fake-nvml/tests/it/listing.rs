@@ -241,3 +241,29 @@ fn the_usual_wrapper_sees_the_node() {
     let mig = gpu.mig_device_by_index(0).unwrap();
     assert_eq!(mig.uuid().unwrap(), node.gpus().unwrap()[0].mig[0].uuid);
 }
+
+#[test]
+fn slices_have_the_engines_of_their_profile_and_generation() {
+    let seen = |model: &str, layout: &[&str]| -> Vec<[u32; 5]> {
+        let (_folder, node) = node(&Description::of(model, 1).with_mig(0, layout));
+        let client = Client::of(&node);
+        let migs = client.migs(client.gpu(0).unwrap());
+        let of = |mig: &sys::nvmlDevice_t| {
+            let found = filled(|place| call!(client, nvmlDeviceGetAttributes_v2(*mig, place))).unwrap();
+            [
+                found.sharedCopyEngineCount,
+                found.sharedDecoderCount,
+                found.sharedEncoderCount,
+                found.sharedJpegCount,
+                found.sharedOfaCount,
+            ]
+        };
+        migs.iter().map(of).collect()
+    };
+    assert_eq!(seen("a100-40gb", &["3g.20gb", "1g.5gb+me"]), [[3, 2, 0, 0, 0], [1, 1, 0, 1, 1]]);
+    assert_eq!(seen("h100-80gb-sxm5", &["4g.40gb", "1g.10gb"]), [[4, 4, 0, 4, 0], [1, 1, 0, 1, 0]]);
+    assert_eq!(seen("h100-80gb-sxm5", &["7g.80gb"]), [[8, 7, 0, 7, 1]]);
+    assert_eq!(seen("b200-180gb", &["2g.45gb"]), [[4, 2, 0, 2, 0]]);
+    let media = ["1g.24gb+me.all", "1g.24gb-me"];
+    assert_eq!(seen("rtx-pro-6000-blackwell-96gb", &media), [[1, 4, 4, 4, 1], [1, 0, 0, 0, 0]]);
+}

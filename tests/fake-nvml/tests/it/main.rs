@@ -13,6 +13,7 @@ mod changes;
 mod client;
 mod events;
 mod faults;
+mod files;
 mod layouts;
 mod lifecycle;
 mod listing;
