@@ -14,6 +14,7 @@ const BOUND: Duration = Duration::from_mins(1);
 
 fn snapshot(pulse: mpsc::Sender<Pulse>) -> Snapshot {
     Snapshot {
+        held_unknown: None,
         inventory: None,
         no_driver: None,
         on_hold: true,

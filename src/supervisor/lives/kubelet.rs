@@ -303,6 +303,14 @@ impl Kubelet for Link {
         }
     }
 
+    fn send_again(&mut self, resource: &ResourceName) {
+        let mut kubelet = self.0.borrow_mut();
+        kubelet.changed.insert(resource.clone());
+        if let Some(endpoint) = kubelet.endpoints.get_mut(resource) {
+            endpoint.sent = None;
+        }
+    }
+
     fn stop(&mut self, resource: &ResourceName) {
         let mut kubelet = self.0.borrow_mut();
         kubelet.endpoints.remove(resource);

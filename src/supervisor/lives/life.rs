@@ -35,7 +35,7 @@ const RESCAN: Duration = Duration::from_secs(30);
 const CALM: Duration = Duration::from_secs(1500);
 
 /// The supervisor may wake so often in a second while it waits for something.
-const TICKS: u32 = 1_000_000_000;
+const TICKS: u32 = 60;
 
 /// What the supervisor asked of the driver.
 #[derive(Debug, Default)]
@@ -291,7 +291,7 @@ impl<'a> Life<'a> {
             Due::Heard(event) => {
                 if event.gpu_instance.is_none()
                     && event.kind == EventKind::Xid(79)
-                    && self.seen.is_some()
+                    && self.knows(&event.gpu_uuid)
                 {
                     self.errors.insert(event.gpu_uuid.clone(), Instant::now() + QUIET);
                 }
@@ -348,13 +348,13 @@ impl<'a> Life<'a> {
     }
 
     fn answer(&mut self) -> Checked {
-        let event = {
+        let look = {
             let mut kubelet = self.kubelet.borrow_mut();
             let answers = kubelet.up && self.pod_resources;
             let listed = answers.then(|| kubelet.listed());
-            super::answer(listed, kubelet.file.as_ref(), kubelet.up)
+            super::look(listed, kubelet.file.as_ref(), kubelet.up)
         };
-        self.tell(event)
+        self.tell(Event::Look(look))
     }
 
     fn kubelet_starts(&mut self) -> Checked {
@@ -537,6 +537,11 @@ impl<'a> Life<'a> {
             }
             None => Ok(()),
         }
+    }
+
+    /// Whether the supervisor knows a GPU: what is told of another is not kept until that one comes.
+    fn knows(&self, gpu: &str) -> bool {
+        self.seen.iter().flat_map(|inventory| &inventory.gpus).any(|known| known.uuid == gpu)
     }
 
     /// The slices that the supervisor knows of.

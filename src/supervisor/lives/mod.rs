@@ -7,7 +7,7 @@
 //! happen, `life` the clock and everything that takes time. CONTRIBUTING.md says how to run more seeds, and how to see
 //! one of them step by step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 
 mod checks;
@@ -22,7 +22,7 @@ use checks::{Kind, Violation};
 use kubelet::{Allocated, File};
 use life::Life;
 
-use super::{Event, Holding, PodResourcesError};
+use crate::kubelet::{Checkpoint, CheckpointError, Claim, FileId, Look, PodResourcesError};
 use crate::resource::DeviceId;
 
 /// Steps in a life.
@@ -45,22 +45,31 @@ fn live(seed: u64, steps: usize, trace: bool) -> Result<(), Violation> {
     })
 }
 
-/// What the supervisor is answered: what podresources lists, if it answers, and what is in the checkpoint.
-fn answer(listed: Option<Vec<Allocated>>, _checkpoint: Option<&File>, alive: bool) -> Event {
-    let listed = listed.map(|held| held.iter().flat_map(holdings).collect());
+/// What a look at what pods hold finds: what podresources lists, if it answers, and what is in the checkpoint.
+fn look(listed: Option<Vec<Allocated>>, file: Option<&File>, alive: bool) -> Look {
     let refused = || PodResourcesError::new("/nonexistent".as_ref(), "nobody is there");
-    Event::Held(listed.ok_or_else(refused), alive)
+    let missing = || CheckpointError::Unreadable {
+        path: "/nonexistent".into(),
+        source: std::io::ErrorKind::NotFound.into(),
+    };
+    let checkpoint =
+        file.map(|file| Checkpoint { file: FileId::number(file.number), claims: claims(&file.held) });
+    Look {
+        listed: listed.map(|held| claims(&held)).ok_or_else(refused),
+        checkpoint: checkpoint.ok_or_else(missing),
+        alive,
+    }
 }
 
-fn holdings(held: &Allocated) -> Vec<Holding> {
-    let holding = |id: &DeviceId| Holding {
+/// Each device once, as a look has them.
+fn claims(held: &[Allocated]) -> Vec<Claim> {
+    let all = held.iter().flat_map(|held| held.ids.iter().map(move |(id, numa)| (held, id, numa)));
+    let claim = |(held, id, numa): (&Allocated, &DeviceId, &Option<u32>)| Claim {
         resource: held.resource.to_string(),
         device: id.clone(),
-        namespace: "default".to_owned(),
-        pod: held.pod.to_string(),
-        container: held.container.to_string(),
+        numa_node: *numa,
     };
-    held.ids.keys().map(holding).collect()
+    all.map(claim).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn number(name: &str) -> Option<u64> {

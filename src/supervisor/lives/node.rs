@@ -88,7 +88,7 @@ impl Node {
         let action = if gpu.needs_reset { RecoveryAction::Reset } else { RecoveryAction::None };
         let devices = gpu.slots.iter().zip(0..).filter_map(|(slice, slot)| {
             let Slice { kind: (profile, start), made } = (*slice)?;
-            let stamp = FileStamp { device: 1, inode: made, changed_ns: i128::from(made) };
+            let stamp = FileStamp { device: 1, inode: made, changed_ns: Some(i128::from(made)) };
             let size = if profile.starts_with('1') { 1 } else { 2 };
             Some(MigDevice {
                 uuid: mig_uuid(index, slot),
