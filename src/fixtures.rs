@@ -49,6 +49,7 @@ pub(crate) fn gpu(index: u32) -> Gpu {
         node: present(format!("/dev/nvidia{index}")),
         mig_devices: Vec::new(),
         empty_gpu_instances: Vec::new(),
+        hidden: Vec::new(),
         recovery_action: Some(RecoveryAction::None),
         problem: None,
     }

@@ -144,8 +144,9 @@ pub(super) const GROUPS: &[Group] = &[
                 "pass-device-specs",
                 "flags.plugin.passDeviceSpecs",
                 Kind::Boolean,
-                "whether device nodes are named; where it is not set, those that exist are; true: a MIG device that \
-                 lacks one is unhealthy; false: none, a container runtime adds them",
+                "whether device nodes are named; where it is not set, those that exist are, and a MIG device without the \
+                 nodes that open it is unhealthy; true: any device that lacks one is; false: none, a container runtime \
+                 adds them",
             )
             .env(&["PASS_DEVICE_SPECS"]),
             Setting::new(

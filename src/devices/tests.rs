@@ -19,6 +19,7 @@ fn gpu(index: u32, name: &str, memory_mib: u64, memory_slices: u32) -> Gpu {
         node: node(format!("/dev/nvidia{index}")),
         mig_devices: Vec::new(),
         empty_gpu_instances: Vec::new(),
+        hidden: Vec::new(),
         recovery_action: None,
         problem: None,
     }

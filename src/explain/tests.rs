@@ -245,7 +245,7 @@ fn what_cannot_be_read_or_used_is_told() {
         ]
     );
     let text = text(&explained(&inventory));
-    assert!(text.contains("nvidia.com/mig-1g.10gb  1 of 2  0:0-1\n"), "{text}");
+    assert!(text.contains("nvidia.com/mig-1g.10gb  0 of 2  0:0-1\n"), "{text}");
     assert!(text.contains("  unhealthy 0:0: cannot be read: NVML_ERROR_TIMEOUT\n"), "{text}");
 }
 

@@ -165,14 +165,15 @@ impl GpuHealth {
             }
             return Vec::new();
         }
-        // A slice that is left out because it could not be read, and that nobody knew before, may be any.
-        let all_read = !inventory.problems.iter().any(|problem| {
-            problem.left_out
-                && problem.gpu == gpu.index
-                && problem
-                    .mig_device
-                    .is_some_and(|index| gpu.mig_devices.iter().all(|mig| mig.index != index))
-        });
+        // A slice that is left out because it could not be read, or that is hidden, and that nobody knew before, may be any.
+        let all_read = gpu.knows_what_is_hidden()
+            && !inventory.problems.iter().any(|problem| {
+                problem.left_out
+                    && problem.gpu == gpu.index
+                    && problem
+                        .mig_device
+                        .is_some_and(|index| gpu.mig_devices.iter().all(|mig| mig.index != index))
+            });
         let is_here = |slice: &Slice| gpu.mig_devices.iter().any(|mig| mig.is_same(&slice.mig));
         let (here, gone): (Vec<_>, Vec<_>) =
             mem::take(&mut self.slices).into_iter().partition(|slice| !all_read || is_here(slice));

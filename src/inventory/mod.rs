@@ -68,6 +68,9 @@ pub struct Gpu {
     pub mig_devices: Vec<MigDevice>,
     /// GPU instances that have no compute instance: half-made, so nothing can run on them yet.
     pub empty_gpu_instances: Vec<u32>,
+    /// Slices that `/proc` shows and NVML does not list, ordered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hidden: Vec<HiddenSlice>,
     /// What the GPU needs before it can be used again; `None` where its driver does not tell (before 570 or so).
     #[serde(default)]
     pub recovery_action: Option<RecoveryAction>,
@@ -76,9 +79,53 @@ pub struct Gpu {
 }
 
 impl Gpu {
+    /// Keeps what `old` knew of slices that NVML does not list any more and `/proc` still shows.
+    fn keep_hidden(&mut self, old: &Self) {
+        for slice in &self.hidden {
+            let is_here = |device: &MigDevice| self.mig_devices.iter().any(|here| here.uuid == device.uuid);
+            let known = old.mig_devices.iter().find(|device| slice.is(device) && !is_here(device));
+            let kept = known.map(|device| MigDevice { problem: Some(slice.trouble()), ..device.clone() });
+            self.mig_devices.extend(kept);
+        }
+        self.mig_devices.sort_by_key(|device| (device.gpu_instance, device.compute_instance));
+    }
+
+    /// Whether each slice that NVML does not list is among the MIG devices, as it was known before.
+    pub fn knows_what_is_hidden(&self) -> bool {
+        self.hidden.iter().all(|slice| self.mig_devices.iter().any(|device| slice.is(device)))
+    }
+
     /// Whether MIG is in force now. A pending mode change does not count before it is activated.
     pub fn mig_enabled(&self) -> bool {
         self.mig_mode.is_some_and(|mode| mode.current)
+    }
+}
+
+/// A slice that the driver shows in `/proc` and NVML does not list. It may be one that is being made: its file is there
+/// before it is listed. If it stays so, this process lacks a right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HiddenSlice {
+    /// GPU instance ID.
+    pub gpu_instance: u32,
+    /// Compute instance ID within the GPU instance.
+    pub compute_instance: u32,
+    /// Whether it has been so for longer than it takes to make one.
+    pub settled: bool,
+}
+
+impl HiddenSlice {
+    /// What it means for the slice.
+    pub fn trouble(self) -> Trouble {
+        Trouble::unreadable(if self.settled {
+            "hidden from this process: no access to mig/monitor?"
+        } else {
+            "NVML does not list it at the moment, though /proc shows it"
+        })
+    }
+
+    fn is(self, device: &MigDevice) -> bool {
+        (self.gpu_instance, self.compute_instance) == (device.gpu_instance, device.compute_instance)
     }
 }
 
@@ -332,6 +379,11 @@ impl Inventory {
             match problem.mig_device {
                 None => self.keep_gpu(previous, problem),
                 Some(index) => self.keep_mig_device(previous, index, problem),
+            }
+        }
+        for gpu in &mut self.gpus {
+            if let Some(old) = previous.gpus.iter().find(|old| old.uuid == gpu.uuid) {
+                gpu.keep_hidden(old);
             }
         }
         self.gpus.sort_by_key(|gpu| gpu.index);

@@ -149,7 +149,7 @@ fn claims(text: &[u8]) -> Result<Vec<Claim>, String> {
 }
 
 fn numa_node(text: &str) -> Result<Option<u32>, String> {
-    let node: i64 = text.parse().map_err(|_| format!("{text:?} is not a NUMA node"))?;
+    let node: i64 = text.parse().map_err(|error| format!("{text:?} is not a NUMA node: {error}"))?;
     Ok(u32::try_from(node).ok())
 }
 

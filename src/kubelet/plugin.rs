@@ -186,8 +186,8 @@ async fn send_lists(
     loop {
         // Much of what we know of a device does not go over the wire, and may change unseen.
         let (devices, repeats) = {
-            let list = lists.borrow_and_update();
-            (list.devices.iter().map(device_to_wire).collect::<Vec<_>>(), list.repeats)
+            let now = lists.borrow_and_update();
+            (now.devices.iter().map(device_to_wire).collect::<Vec<_>>(), now.repeats)
         };
         let next = (devices.clone(), repeats);
         if last.as_ref() != Some(&next) {

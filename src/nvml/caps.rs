@@ -1,5 +1,6 @@
 //! NVIDIA's capability files: which device node guards which GPU instance and compute instance.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -135,16 +136,33 @@ pub(super) fn mig_folder(roots: &Roots, gpu_minor: u32) -> PathBuf {
     roots.proc.join(format!("{CAPABILITIES}/gpu{gpu_minor}/mig"))
 }
 
-/// GPU instances that have no compute instance: NVML lists none of them as a MIG device. Read from the
-/// capability folders, since NVML tells only one profile at a time and only to the privileged.
-pub(super) fn empty_gpu_instances(roots: &Roots, gpu_minor: u32) -> Vec<u32> {
+/// The instances that the capability folders show.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Instances {
+    /// GPU instance and compute instance of each slice.
+    pub(super) slices: BTreeSet<(u32, u32)>,
+    /// GPU instances that have no compute instance: NVML lists none of them as a MIG device, and tells of them only one
+    /// profile at a time and only to the privileged.
+    pub(super) empty: BTreeSet<u32>,
+}
+
+/// Reads the capability folders of a GPU.
+pub(super) fn instances(roots: &Roots, gpu_minor: u32) -> Instances {
     let mig = mig_folder(roots, gpu_minor);
-    let mut empty: Vec<u32> = numbered_folders(&mig, "gi")
-        .into_iter()
-        .filter(|gi| numbered_folders(&mig.join(format!("gi{gi}")), "ci").is_empty())
-        .collect();
-    empty.sort_unstable();
-    empty
+    let mut found = Instances::default();
+    for gi in numbered_folders(&mig, "gi") {
+        let parts = numbered_folders(&mig.join(format!("gi{gi}")), "ci");
+        if parts.is_empty() {
+            found.empty.insert(gi);
+        }
+        found.slices.extend(parts.into_iter().map(|ci| (gi, ci)));
+    }
+    found
+}
+
+/// Whether capability files can be seen at all. The driver makes this one when it is loaded.
+pub(super) fn are_visible(roots: &Roots) -> bool {
+    roots.proc.join(CAPABILITIES).join("mig/config").exists()
 }
 
 /// The numbers in the names `<prefix><number>` of a folder's entries; none where the folder cannot be read.
@@ -198,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gpu_instance_without_compute_instance_is_empty() {
+    fn instances_are_read_from_the_folders() {
         let dir = tempfile::tempdir().unwrap();
         let roots = roots(dir.path());
         let mig = dir.path().join("proc/driver/nvidia/capabilities/gpu2/mig");
@@ -208,8 +226,10 @@ mod tests {
         fs::write(mig.join("gi3/access"), "").unwrap();
         fs::write(mig.join("gi2/ci0/access"), "").unwrap();
         fs::write(mig.join("config"), "").unwrap();
-        assert_eq!(empty_gpu_instances(&roots, 2), vec![3, 11]);
-        assert_eq!(empty_gpu_instances(&roots, 0), Vec::<u32>::new());
+        let expected = Instances { slices: [(2, 0)].into(), empty: [3, 11].into() };
+        assert_eq!(instances(&roots, 2), expected);
+        assert_eq!(instances(&roots, 0), Instances::default());
+        assert!(!are_visible(&roots));
         assert_eq!(access_file(&roots, 2, 2, 0), mig.join("gi2/ci0/access"));
     }
 }

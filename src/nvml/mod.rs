@@ -50,10 +50,24 @@ pub use session::{Report, Session};
 pub(crate) use stamps::file_stamp;
 pub use status::{Status, Watched};
 
+use std::time::Duration;
+
 use crate::inventory::Inventory;
 
-/// One look at the driver: opens the library, reads everything, and shuts NVML down again.
+/// Looks at the driver: opens the library, reads everything, and shuts NVML down again. Where NVML does not list what
+/// `/proc` shows, it looks again until it is clear whether that is only being made.
 pub fn discover(paths: &Paths) -> Result<Inventory, DriverError> {
     let calls = calls::Caller::default();
-    enumerate::Driver::open(paths, &calls)?.look(&calls, paths, &mut enumerate::Cache::default())
+    let driver = enumerate::Driver::open(paths, &calls)?;
+    let mut cache = enumerate::Cache::default();
+    loop {
+        let found = driver.look(&calls, paths, &mut cache)?;
+        if found.gpus.iter().all(|gpu| gpu.hidden.iter().all(|slice| slice.settled)) {
+            return Ok(found);
+        }
+        std::thread::park_timeout(AGAIN);
+    }
 }
+
+/// How long a look that was not clear is from the next.
+const AGAIN: Duration = Duration::from_millis(250);

@@ -238,8 +238,13 @@ pub enum Reason {
     OnHold,
     /// There is no driver to ask; the text says why.
     NoDriver(String),
-    /// Device nodes that a container needs are not there, and the configuration insists on them.
-    NodesMissing(Vec<PathBuf>),
+    /// Device nodes that a container needs are not there.
+    NodesMissing {
+        /// Which.
+        nodes: Vec<PathBuf>,
+        /// What makes those that open a slice, where it is known.
+        command: Option<String>,
+    },
     /// The configuration takes it out of use (`--withhold`); the text is the selector.
     WithheldByConfig(String),
     /// The CDI specification cannot describe it.
@@ -260,7 +265,7 @@ impl Reason {
             Self::RecoveryAction(_) => "recovery_action",
             Self::OnHold => "on_hold",
             Self::NoDriver(_) => "no_driver",
-            Self::NodesMissing(_) => "nodes_missing",
+            Self::NodesMissing { .. } => "nodes_missing",
             Self::WithheldByConfig(_) => "withheld_by_config",
             Self::Incomplete(_) => "incomplete",
         }
@@ -292,9 +297,13 @@ impl fmt::Display for Reason {
             Self::RecoveryAction(action) => write!(f, "the driver asks for {action}"),
             Self::OnHold => f.write_str("on hold: SIGUSR1 was sent, and SIGUSR2 goes on"),
             Self::NoDriver(why) => write!(f, "no driver: {why}"),
-            Self::NodesMissing(nodes) => {
+            Self::NodesMissing { nodes, command } => {
                 let nodes: Vec<_> = nodes.iter().map(|node| node.display().to_string()).collect();
-                write!(f, "missing device node {}", nodes.join(", "))
+                write!(f, "missing device node {}", nodes.join(", "))?;
+                match command {
+                    Some(command) => write!(f, "; on the host, as root: {command}"),
+                    None => Ok(()),
+                }
             }
             Self::WithheldByConfig(selector) => write!(f, "withheld by the configuration: {selector}"),
             Self::Incomplete(why) => write!(f, "cannot be described to a container runtime: {why}"),
@@ -340,7 +349,8 @@ impl ResourceSet {
 /// Whether and which device nodes go into an answer (`--pass-device-specs`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceSpecs {
-    /// Those that exist (the default).
+    /// Those that exist (the default); but a slice is unhealthy without the nodes that open it, since no container could
+    /// use it.
     #[default]
     Existing,
     /// All of a device's own nodes; a device that lacks one is unhealthy (`true`).

@@ -26,6 +26,7 @@ mod models;
 mod reload;
 mod rig;
 mod signals;
+mod slices;
 mod sockets;
 mod strategies;
 mod trouble;

@@ -70,7 +70,6 @@ fn pod(containers: &[(&str, &[(&str, u64)])]) -> String {
 fn a_pod_gets_what_the_plugin_would_give() {
     let mut inventory = node([mig_gpu(0, &["3g.40gb", "1g.10gb", "1g.10gb"]), gpu(1)]);
     inventory.control_nodes = vec![present("/dev/nvidiactl")];
-    inventory.gpus[0].mig_devices[2].compute_instance_node.as_mut().unwrap().exists = false;
     let answer = judged(&inventory, &pod(&[("main", &[(SMALL, 2)])]));
     let verdict = mixed(&answer);
     assert!(verdict.fits && verdict.configured);
@@ -88,6 +87,7 @@ fn a_pod_gets_what_the_plugin_would_give() {
             "/dev/nvidia-caps/nvidia-cap75",
             "/dev/nvidia-caps/nvidia-cap76",
             "/dev/nvidia-caps/nvidia-cap84",
+            "/dev/nvidia-caps/nvidia-cap85",
         ]
     );
     assert!(!under(&answer, MigStrategy::None).fits && !under(&answer, MigStrategy::Single).fits);

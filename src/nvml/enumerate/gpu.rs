@@ -71,7 +71,7 @@ impl Reader<'_> {
         let uuid = calls.ask("nvmlDeviceGetUUID", || device.uuid())?;
         self.uuid = Some(uuid.clone());
         let minor = calls.ask("nvmlDeviceGetMinorNumber", || device.minor_number())?;
-        let mut told = lock(self.told).get(&uuid).copied().unwrap_or_default();
+        let mut told = lock(self.told).get(&uuid).cloned().unwrap_or_default();
         let mig_mode = match calls.ask("nvmlDeviceGetMigMode", || device.mig_mode()) {
             Ok(mode) => Some(MigMode { current: mode.current != 0, pending: mode.pending != 0 }),
             // The GPU or its driver is older than MIG. One that has told its mode is not, and whether it is cut into
@@ -104,6 +104,7 @@ impl Reader<'_> {
             node: caps::gpu_node(self.roots, minor),
             mig_devices: Vec::new(),
             empty_gpu_instances: Vec::new(),
+            hidden: Vec::new(),
             recovery_action,
             problem: None,
         };

@@ -1,11 +1,16 @@
 //! What a GPU's MIG devices say.
 
+use std::collections::BTreeSet;
+use std::time::Instant;
+
 use nvml_wrapper::Device;
 use nvml_wrapper::struct_wrappers::device::DeviceAttributes;
 
+use super::SETTLING;
 use super::gpu::{Reader, UNKNOWN_NAME};
-use crate::inventory::{Gpu, MigDevice, Placement, Problem, Profile, Trouble};
-use crate::nvml::caps::{self, MigMinors};
+use crate::inventory::{Gpu, HiddenSlice, MigDevice, Placement, Problem, Profile, Trouble};
+use crate::nvml::calls::lock;
+use crate::nvml::caps::{self, Instances, MigMinors};
 use crate::nvml::error::CallError;
 use crate::nvml::models::Model;
 use crate::nvml::raw;
@@ -80,8 +85,7 @@ impl Reader<'_> {
             }
         }
         gpu.mig_devices.sort_by_key(|found| (found.gpu_instance, found.compute_instance));
-        gpu.empty_gpu_instances = caps::empty_gpu_instances(self.roots, gpu.minor);
-        gpu.empty_gpu_instances.retain(|gi| gpu.mig_devices.iter().all(|found| found.gpu_instance != *gi));
+        self.compare_with_files(gpu);
         if self.minors.is_none() && !gpu.mig_devices.is_empty() {
             let reason = format!(
                 "{} cannot be read: the capability nodes of its MIG devices are unknown",
@@ -90,6 +94,47 @@ impl Reader<'_> {
             self.incomplete(None, Trouble::unreadable(reason));
         }
         Ok(())
+    }
+
+    /// Compares what NVML lists with the capability files, which come before their slice is listed and go before it is not
+    /// any more.
+    fn compare_with_files(&mut self, gpu: &mut Gpu) {
+        if !caps::are_visible(self.roots) {
+            return;
+        }
+        for device in gpu.mig_devices.iter_mut().filter(|device| device.access_file.is_none()) {
+            device.problem = Some(Trouble::unreadable(
+                "its capability file has gone: it is being destroyed, or was only destroyed in part",
+            ));
+        }
+        let listed: BTreeSet<_> =
+            gpu.mig_devices.iter().map(|device| (device.gpu_instance, device.compute_instance)).collect();
+        let Instances { slices, empty } = caps::instances(self.roots, gpu.minor);
+        gpu.empty_gpu_instances =
+            empty.into_iter().filter(|gi| listed.iter().all(|(listed, _)| listed != gi)).collect();
+        let now = Instant::now();
+        let mut told = lock(self.told);
+        let since = &mut told.entry(gpu.uuid.clone()).or_default().hidden;
+        since.retain(|slice, _| slices.contains(slice) && !listed.contains(slice));
+        for (gpu_instance, compute_instance) in slices.difference(&listed).copied() {
+            let since = *since.entry((gpu_instance, compute_instance)).or_insert(now);
+            let settled = now.duration_since(since) >= SETTLING;
+            gpu.hidden.push(HiddenSlice { gpu_instance, compute_instance, settled });
+        }
+        drop(told);
+        // What is listed and cannot be read may be any of those that are not.
+        let left_out = |problem: &Problem| problem.left_out && problem.mig_device.is_some();
+        if self.problems.iter().any(left_out) {
+            return;
+        }
+        let settled: Vec<_> = gpu.hidden.iter().filter(|slice| slice.settled).collect();
+        if let Some(first) = settled.first() {
+            let names =
+                settled.iter().map(|slice| format!("gi{}/ci{}", slice.gpu_instance, slice.compute_instance));
+            let names = names.collect::<Vec<_>>().join(", ");
+            let text = format!("MIG devices that /proc shows are {} ({names})", first.trouble());
+            self.incomplete(None, Trouble::unreadable(text));
+        }
     }
 
     /// What is at this index. Its UUID goes to `known` as soon as it is told, so that it can be named if something fails

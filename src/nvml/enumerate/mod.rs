@@ -9,6 +9,7 @@ mod mig;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use nvml_wrapper::Nvml;
 
@@ -34,12 +35,17 @@ pub(super) struct Driver {
 }
 
 /// What a GPU has told since the library was opened, and does not take back by refusing or failing to tell it again.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone)]
 struct Told {
     /// It has a MIG mode.
     knows_mig: bool,
     recovery_action: Option<RecoveryAction>,
+    /// Slices that `/proc` shows and NVML does not list, and since when. By GPU instance and compute instance.
+    hidden: BTreeMap<(u32, u32), Instant>,
 }
+
+/// A slice that is being made is listed within this time after its file is there.
+pub(super) const SETTLING: Duration = Duration::from_secs(2);
 
 /// What is kept from one look to the next while the library is open.
 #[derive(Debug, Default)]

@@ -11,7 +11,7 @@ use super::threads::{self, OpenDriver, Range, Step, spawn};
 use super::{Id, Message, Report};
 use crate::inventory::{Problem, Trouble, TroubleKind};
 use crate::nvml::calls::Caller;
-use crate::nvml::enumerate::{Cache, Part};
+use crate::nvml::enumerate::{Cache, Part, SETTLING};
 use crate::nvml::error::DriverError;
 
 /// Looks that are asked for in a burst are this far apart.
@@ -258,6 +258,11 @@ impl Open {
         self.next_look = session.rescan.map(|rescan| now + rescan);
         let roots = session.paths.roots();
         let inventory = self.driver.inventory(&roots, look.parts.into_values());
+        // Whether a slice is being made or hidden is told by time.
+        if inventory.gpus.iter().any(|gpu| gpu.hidden.iter().any(|slice| !slice.settled)) {
+            let soon = now + SETTLING;
+            self.next_look = Some(self.next_look.map_or(soon, |at| at.min(soon)));
+        }
         if !std::mem::replace(&mut self.looked, true) {
             let library = self.driver.library().display();
             tracing::info!(%library, driver = self.driver.version(), "opened NVML");

@@ -1,6 +1,6 @@
 //! A session that listens.
 
-use fake_nvml::{EventType, UnprivilegedEvents};
+use fake_nvml::{EventType, MigConfigChange, UnprivilegedEvents};
 
 use super::*;
 
@@ -65,7 +65,9 @@ async fn without_rights_events_are_the_gpus_where_the_driver_tells_them_as_docum
 
 #[tokio::test]
 async fn a_change_of_the_mig_configuration_is_looked_at_without_being_asked() {
-    let fake = Fake::new(&one_h100(&["1g.10gb"]));
+    let mut description = one_h100(&["1g.10gb"]);
+    description.mig_config_change = MigConfigChange::WhenTold;
+    let fake = Fake::new(&description);
     let mut listener = Listener::listening(&fake).await;
     fake.update(|d| d.set_mig(0, &["3g.40gb"]));
     listener.expect_silence(Duration::from_millis(200)).await;

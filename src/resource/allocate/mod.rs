@@ -333,9 +333,15 @@ fn nodes(
     if rules.device_specs == DeviceSpecs::Omitted {
         return Ok(specs);
     }
+    let required = rules.device_specs == DeviceSpecs::Required;
     let control = CONTROL_NODES.into_iter().map(|node| (None, Path::new(node)));
-    let own =
-        chosen.iter().flat_map(|device| device.nodes.iter().map(|node| (Some(*device), node.path.as_path())));
+    let own = chosen.iter().flat_map(|device| {
+        // Behind the GPU's are those that open a slice, without which no container can use it. Where the GPU's is not
+        // there, these are not the host's nodes.
+        let gpu_node = device.nodes.first().is_some_and(|node| exists(&below(dev_root, &node.path)));
+        let owner = move |at: usize| (required || at > 0 && gpu_node).then_some(*device);
+        device.nodes.iter().enumerate().map(move |(at, node)| (owner(at), node.path.as_path()))
+    });
     for (device, node) in control.chain(own) {
         if specs.iter().any(|spec| spec.container_path == node) {
             continue;
@@ -346,7 +352,7 @@ fn nodes(
                 container_path: node.to_owned(),
                 host_path: below(&rules.host_dev_root, node),
             });
-        } else if let (DeviceSpecs::Required, Some(device)) = (rules.device_specs, device) {
+        } else if let Some(device) = device {
             return Err(AllocateError::NodeMissing { id: device.id.clone(), node: here });
         }
     }

@@ -58,10 +58,14 @@ fn nodes_are_looked_at_here_and_named_as_on_the_host() {
     let here = |path: &Path| {
         path.starts_with("/driver-root/dev/nvidia0")
             || path.ends_with("nvidia-cap66")
+            || path.ends_with("nvidia-cap67")
             || path.starts_with("/proc")
     };
     let answer = allocate(NAME, &devices(), &ids, &rules, Path::new("/driver-root"), here).unwrap();
-    assert_eq!(container_paths(&answer), ["/dev/nvidia0", "/dev/nvidia-caps/nvidia-cap66"]);
+    assert_eq!(
+        container_paths(&answer),
+        ["/dev/nvidia0", "/dev/nvidia-caps/nvidia-cap66", "/dev/nvidia-caps/nvidia-cap67"]
+    );
     assert_eq!(answer.nodes[0].host_path, Path::new("/run/nvidia/driver/dev/nvidia0"));
 }
 
@@ -102,11 +106,21 @@ fn a_slice_whose_capability_file_has_gone_is_refused() {
 
 #[test]
 fn a_missing_node_is_left_out_or_refused_as_configured() {
-    let missing = |path: &Path| !path.ends_with("nvidia-cap67") && !path.ends_with("nvidia-modeset");
-    let answer = ask(&["MIG-0-7-0"], DeviceSpecs::Existing, missing).unwrap();
-    assert_eq!(answer.nodes.len(), 5);
-    let error = ask(&["MIG-0-7-0"], DeviceSpecs::Required, missing).unwrap_err();
-    assert!(error.to_string().contains("missing device node /dev/nvidia-caps/nvidia-cap67"), "{error}");
+    let ask = |specs, missing: &[&str]| {
+        ask(&["MIG-0-7-0"], specs, |path: &Path| !missing.iter().any(|node| path.ends_with(node)))
+    };
+    let refused = |specs, missing: &[&str]| ask(specs, missing).unwrap_err().to_string();
+    assert_eq!(ask(DeviceSpecs::Existing, &["nvidia-modeset"]).unwrap().nodes.len(), 6);
+    assert_eq!(ask(DeviceSpecs::Required, &["nvidia-modeset"]).unwrap().nodes.len(), 6);
+    for specs in [DeviceSpecs::Existing, DeviceSpecs::Required] {
+        let error = refused(specs, &["nvidia-cap67"]);
+        assert!(error.contains("missing device node /dev/nvidia-caps/nvidia-cap67"), "{error}");
+    }
+    // Without the GPU's node these are not the host's.
+    let elsewhere = ["nvidia0", "nvidia-cap67"];
+    assert_eq!(ask(DeviceSpecs::Existing, &elsewhere).unwrap().nodes.len(), 5);
+    assert!(refused(DeviceSpecs::Required, &elsewhere).contains("missing device node /dev/nvidia0"));
+    assert_eq!(ask(DeviceSpecs::Omitted, &elsewhere).unwrap().nodes.len(), 0);
 }
 
 fn answer(ids: &[&str], change: impl FnOnce(&mut Rules), exists: impl Fn(&Path) -> bool) -> Answer {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 use super::patterns::{gpu_name, mig_name, single_name, warn_of_idle_patterns, withhold};
 use super::policy::OfferPolicy;
@@ -44,9 +45,9 @@ pub fn resolve_after(inventory: &Inventory, policy: &OfferPolicy, earlier: &Earl
         MigStrategy::Single => single(inventory, policy, &mut set),
         MigStrategy::Mixed => mixed(inventory, policy, &mut set),
     }
-    if policy.device_specs == DeviceSpecs::Required {
+    if policy.device_specs != DeviceSpecs::Omitted {
         for device in set.resources.values_mut().flatten() {
-            mark_missing_nodes(device);
+            mark_missing_nodes(device, policy.device_specs);
         }
     }
     warn_of_pending_modes(&mut set, inventory);
@@ -145,22 +146,50 @@ fn offer_gpus<'a>(gpus: impl IntoIterator<Item = &'a Gpu>, policy: &OfferPolicy,
     }
 }
 
-fn mark_missing_nodes(device: &mut Device) {
-    let mut missing: Vec<_> =
-        device.nodes.iter().filter(|node| !node.exists).map(|node| node.path.clone()).collect();
+fn mark_missing_nodes(device: &mut Device, specs: DeviceSpecs) {
+    let gpu_node = device.nodes.first();
+    let mut nodes: Vec<PathBuf> = Vec::new();
+    let mut files = String::new();
+    if specs == DeviceSpecs::Required {
+        nodes.extend(gpu_node.filter(|node| !node.exists).map(|node| node.path.clone()));
+    } else if gpu_node.is_none_or(|node| !node.exists) {
+        // These are not the host's nodes, so nothing is known of those.
+        return;
+    }
     if let Some(mig) = &device.mig {
-        // Without an entry in mig-minors the node's name is not even known.
-        for (node, what) in
-            [(&mig.gpu_instance_node, "GPU instance"), (&mig.compute_instance_node, "compute instance")]
-        {
-            if node.is_none() {
-                missing.push(format!("of the {what} (no entry in mig-minors)").into());
+        let (gi, ci) = (mig.gpu_instance, mig.compute_instance);
+        let gi_file = format!("gi{gi}/access");
+        let ci_file = format!("gi{gi}/ci{ci}/access");
+        for (node, what, file) in [
+            (&mig.gpu_instance_node, "GPU instance", gi_file),
+            (&mig.compute_instance_node, "compute instance", ci_file),
+        ] {
+            match node {
+                Some(node) if !node.exists => {
+                    nodes.push(node.path.clone());
+                    let minor = gpu_node.and_then(|node| minor(&node.path));
+                    files.extend(minor.map(|minor| format!(" -f {CAPABILITIES}/gpu{minor}/mig/{file}")));
+                }
+                // Without an entry in mig-minors the node's name is not even known.
+                None if specs == DeviceSpecs::Required => {
+                    nodes.push(format!("of the {what} (no entry in mig-minors)").into());
+                }
+                _ => {}
             }
         }
     }
-    if !missing.is_empty() {
-        device.reasons.push(Reason::NodesMissing(missing));
+    if !nodes.is_empty() {
+        let command = (!files.is_empty()).then(|| format!("nvidia-modprobe{files}"));
+        device.reasons.push(Reason::NodesMissing { nodes, command });
     }
+}
+
+/// Where the driver has capability files, on the host.
+const CAPABILITIES: &str = "/proc/driver/nvidia/capabilities";
+
+/// The `0` of `/dev/nvidia0`.
+fn minor(gpu_node: &Path) -> Option<u32> {
+    gpu_node.file_name()?.to_str()?.strip_prefix("nvidia")?.parse().ok()
 }
 
 #[cfg(test)]

@@ -132,18 +132,35 @@ fn a_problem_makes_its_devices_unhealthy_and_no_others() {
 }
 
 #[test]
-fn missing_nodes_matter_only_where_they_are_required() {
-    let mut gpu = mig_gpu(0, &["1g.10gb", "1g.10gb", "1g.10gb"]);
-    gpu.mig_devices[1].compute_instance_node.as_mut().unwrap().exists = false;
-    gpu.mig_devices[2].gpu_instance_node = None;
+fn a_slice_is_unhealthy_without_the_nodes_that_open_it() {
+    let mut gpu = mig_gpu(3, &["1g.10gb", "1g.10gb", "1g.10gb", "1g.10gb"]);
+    let [_, one, both, unnamed] = &mut gpu.mig_devices[..] else { panic!() };
+    one.compute_instance_node.as_mut().unwrap().exists = false;
+    both.compute_instance_node.as_mut().unwrap().exists = false;
+    both.gpu_instance_node.as_mut().unwrap().exists = false;
+    unnamed.gpu_instance_node = None;
     let inventory = node([gpu]);
-    for specs in [DeviceSpecs::Existing, DeviceSpecs::Omitted] {
-        let set = with_specs(&inventory, MigStrategy::Mixed, specs);
-        assert!(set.resources.values().flatten().all(Device::is_healthy));
-    }
-    let set = with_specs(&inventory, MigStrategy::Mixed, DeviceSpecs::Required);
-    let reasons: Vec<_> = set.resources.values().flatten().map(Device::reasons_text).collect();
-    assert_eq!(reasons[0], "");
-    assert_eq!(reasons[1], "missing device node /dev/nvidia-caps/nvidia-cap76");
-    assert!(reasons[2].contains("mig-minors"), "{}", reasons[2]);
+    let reasons = |inventory: &Inventory, specs| {
+        let set = with_specs(inventory, MigStrategy::Mixed, specs);
+        set.resources.values().flatten().map(Device::reasons_text).collect::<Vec<_>>()
+    };
+    let file = |file: &str| format!(" -f /proc/driver/nvidia/capabilities/gpu3/mig/{file}/access");
+    let command = "; on the host, as root: nvidia-modprobe";
+    let of_one = format!("missing device node /dev/nvidia-caps/nvidia-cap481{command}{}", file("gi8/ci0"));
+    let of_both = format!(
+        "missing device node /dev/nvidia-caps/nvidia-cap489, /dev/nvidia-caps/nvidia-cap490{command}{}{}",
+        file("gi9"),
+        file("gi9/ci0")
+    );
+    let existing = reasons(&inventory, DeviceSpecs::Existing);
+    assert_eq!(existing, ["", &of_one, &of_both, ""]);
+    let required = reasons(&inventory, DeviceSpecs::Required);
+    assert_eq!(required[..3], existing[..3]);
+    assert!(required[3].contains("mig-minors"), "{}", required[3]);
+    assert_eq!(reasons(&inventory, DeviceSpecs::Omitted), [""; 4]);
+    // Without the GPU's node these are not the host's, and nothing is known of those.
+    let mut elsewhere = inventory;
+    elsewhere.gpus[0].node.exists = false;
+    assert_eq!(reasons(&elsewhere, DeviceSpecs::Existing), [""; 4]);
+    assert!(reasons(&elsewhere, DeviceSpecs::Required)[0].contains("missing device node /dev/nvidia3"));
 }

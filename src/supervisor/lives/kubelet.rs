@@ -57,7 +57,6 @@ pub(super) struct Resource {
 #[derive(Debug, Clone)]
 pub(super) struct Allocated {
     pub(super) pod: u32,
-    pub(super) container: usize,
     pub(super) init: bool,
     pub(super) resource: ResourceName,
     pub(super) ids: BTreeMap<DeviceId, Option<u32>>,

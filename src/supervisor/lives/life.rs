@@ -21,6 +21,7 @@ use crate::inventory::{Inventory, RecoveryAction};
 use crate::metrics::Metrics;
 use crate::nvml::{DriverError, Paths, Report, Status};
 use crate::resource::ledger::Ledger;
+use crate::resource::policy::{DeviceSelection, SharedResource};
 use crate::resource::{Device, DeviceId, ResourceName, resolve};
 use crate::supervisor::{
     Command, Driver, EndpointEvent, Event, Knowledge, Outlook, Outside, Pulse, Reload, Serving, Shown,
@@ -90,8 +91,7 @@ pub(super) struct Life<'a> {
     metrics: Metrics,
     settings: Reload,
     supervisor: Option<Supervisor<'a, Link>>,
-    /// Whether the supervisor waits for what pods hold, and whether a look is under way.
-    asked: bool,
+    /// Whether a look at the driver is under way.
     looking: bool,
     /// By when it is, which plugin and which kubelet it concerns, and in which order it was made.
     due: BTreeMap<(Instant, u64), (u64, u64, Due)>,
@@ -136,7 +136,6 @@ impl<'a> Life<'a> {
             metrics: Metrics::new(),
             settings,
             supervisor: None,
-            asked: false,
             looking: false,
             due: BTreeMap::new(),
             made: 0,
@@ -240,10 +239,7 @@ impl<'a> Life<'a> {
             self.looking = true;
             self.soon(0, 20, Due::LookBegins);
         }
-        if !self.asked
-            && self.supervisor.as_mut().is_some_and(|supervisor| supervisor.serving.has_a_question())
-        {
-            self.asked = true;
+        if self.supervisor.as_mut().is_some_and(|supervisor| supervisor.serving.has_a_question()) {
             self.soon(1, 100, Due::Answer);
         }
         let changed = std::mem::take(&mut self.kubelet.borrow_mut().changed);
@@ -297,10 +293,7 @@ impl<'a> Life<'a> {
                 }
                 return self.tell(Event::Report(Report::Event(event)));
             }
-            Due::Answer => {
-                self.asked = false;
-                return self.answer();
-            }
+            Due::Answer => return self.answer(),
             Due::Registered(name) if is_up => {
                 if let Some(endpoint) = self.kubelet.borrow_mut().endpoints.get_mut(&name) {
                     endpoint.watched = true;
@@ -406,7 +399,7 @@ impl<'a> Life<'a> {
         });
         self.driver.on_hold.set(false);
         self.driver.look.set(false);
-        (self.asked, self.seen, self.no_driver, self.on_hold) = (false, None, false, false);
+        (self.seen, self.no_driver, self.on_hold) = (None, false, false);
         self.errors.clear();
         self.looking = true;
         self.soon(10, 2000, Due::LookBegins);
@@ -566,7 +559,7 @@ impl<'a> Life<'a> {
             };
             held.insert(id.clone(), told.numa);
         }
-        kubelet.held.push(super::kubelet::Allocated { pod, container: admitted, init, resource, ids: held });
+        kubelet.held.push(super::kubelet::Allocated { pod, init, resource, ids: held });
         kubelet.write();
         if let Some(pod) = kubelet.pods.get_mut(&pod) {
             pod.admitted += 1;
@@ -634,7 +627,14 @@ impl<'a> Life<'a> {
     /// Whether the kubelet has the lists that the configuration makes of the node.
     fn is_right(&self) -> Result<(), String> {
         let kubelet = self.kubelet.borrow();
-        let wanted = resolve(&self.node.look(), &self.settings.policy.offer).resources;
+        let offer = &self.settings.policy.offer;
+        let earlier = self.supervisor.as_ref().map(|supervisor| supervisor.outlook.wanted());
+        // Which devices are shared where only their number is given depends on what was shared before.
+        let counts = |shared: &SharedResource| matches!(shared.devices, DeviceSelection::Count(_));
+        let wanted = match earlier {
+            Some(wanted) if offer.time_slicing.resources.iter().any(counts) => wanted.resources.clone(),
+            _ => resolve(&self.node.look(), offer).resources,
+        };
         for (name, devices) in &wanted {
             let told =
                 kubelet.endpoints.get(name).and_then(|endpoint| endpoint.sent.clone()).unwrap_or_default();

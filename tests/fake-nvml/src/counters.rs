@@ -13,9 +13,6 @@ use std::{
 
 use crate::host::SharedWords;
 
-/// A slot that counts no function: clients that initialised NVML and have not shut it down.
-pub(crate) const CLIENTS: &str = "(clients)";
-
 const SLOTS: usize = 512;
 const SLOT_WORDS: usize = 8;
 const NAME_WORDS: usize = 7;
@@ -46,13 +43,6 @@ impl Counters {
     pub(crate) fn count(&self, index: usize) {
         if let Some(word) = self.word(index) {
             word.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Takes one from the count of the `index`-th name.
-    pub(crate) fn uncount(&self, index: usize) {
-        if let Some(word) = self.word(index) {
-            word.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -110,14 +100,10 @@ pub(crate) fn read(path: &Path) -> io::Result<BTreeMap<String, u64>> {
     Ok(counts.collect())
 }
 
-/// Sets every count to zero but that of the clients, who are still there.
+/// Sets every count to zero.
 pub(crate) fn reset(path: &Path) -> io::Result<()> {
     let table = SharedWords::map(&open_table(path)?, SLOTS * SLOT_WORDS)?;
-    let clients = slot(table.words(), CLIENTS).map(|word| word / SLOT_WORDS);
-    for (index, slot) in table.words().chunks_exact(SLOT_WORDS).enumerate() {
-        if Some(index) == clients {
-            continue;
-        }
+    for slot in table.words().chunks_exact(SLOT_WORDS) {
         slot[NAME_WORDS].store(0, Ordering::Relaxed);
     }
     Ok(())

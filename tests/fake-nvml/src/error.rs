@@ -42,6 +42,14 @@ pub enum NodeError {
         /// Where it was looked for.
         looked_at: Vec<PathBuf>,
     },
+    /// Processes stand in the way of a reset or a reboot.
+    #[error("{what}: in use by process {}", by.iter().map(u32::to_string).collect::<Vec<_>>().join(", "))]
+    InUse {
+        /// What cannot be done.
+        what: String,
+        /// Process IDs.
+        by: Vec<u32>,
+    },
     /// The folder is not a node: it holds no `node.yaml`.
     #[error("{} is no node: it holds no node.yaml", path.display())]
     NotANode {

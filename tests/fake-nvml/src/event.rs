@@ -12,7 +12,7 @@ use crate::state::GpuState;
 pub(crate) const NO_INSTANCE: u32 = u32::MAX;
 
 const XID: u64 = 8;
-const MIG_CONFIG_CHANGE: u64 = 0x100;
+pub(crate) const MIG_CONFIG_CHANGE: u64 = 0x100;
 
 /// The types of events that a GPU can be said to offer: nvml.h's `nvmlEventType…` bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,9 +96,14 @@ impl Event {
     }
 
     pub(crate) fn line(&self, gpu: &GpuState) -> String {
+        self.line_of(&gpu.uuid, !gpu.instances.is_empty())
+    }
+
+    /// The event's line, of the GPU with this UUID, which has an instance or has none.
+    pub(crate) fn line_of(&self, uuid: &str, split: bool) -> String {
         let id = |id: Option<u32>| id.map_or_else(|| "-".to_owned(), |id| id.to_string());
-        let split = if gpu.instances.is_empty() { WHOLE } else { SPLIT };
-        format!("{} {:#x} {} {} {} {split}\n", gpu.uuid, self.kind, self.data, id(self.gi), id(self.ci))
+        let split = if split { SPLIT } else { WHOLE };
+        format!("{uuid} {:#x} {} {} {} {split}\n", self.kind, self.data, id(self.gi), id(self.ci))
     }
 }
 

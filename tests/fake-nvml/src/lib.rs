@@ -30,31 +30,39 @@
 #![allow(unsafe_code, reason = "a C library has C's pointers; see driver/ffi.rs and host.rs")]
 
 pub mod catalogue;
+mod changes;
+mod clients;
 mod codes;
 mod counters;
 mod description;
+mod device_file;
 mod driver;
 mod error;
 mod event;
 mod host;
+mod incident;
 mod layout;
 mod library;
 mod node;
+mod reset;
 pub mod state;
 mod suggest;
+mod times;
 pub mod topology;
 mod tree;
 mod uuid;
 
+pub use clients::Client;
 pub use codes::Code;
 pub use description::{
-    Branch, ComputeInstance, Description, DriverState, Fault, Gpu, Instance, Nodes, NvLinks, NvSwitch,
-    Preset, RecoveryAction, Right, Rights, Topology, UnknownProfile, UnopenableSlices, UnprivilegedEvents,
-    UuidLookup,
+    AfterReset, Branch, ComputeInstance, Description, DriverState, Fault, Gpu, Instance, Lost,
+    MigConfigChange, MigOff, Nodes, NvLinks, NvSwitch, Preset, Process, RecoveryAction, Right, Rights,
+    Topology, UnknownProfile, UnopenableSlices, UnprivilegedEvents, UuidLookup,
 };
 pub use driver::CALLS;
 pub use error::NodeError;
 pub use event::{Event, EventType};
+pub use incident::Incident;
 pub use library::library_file;
 pub use node::Node;
 pub use state::{ComputeInstanceState, GpuInstanceState, GpuState, MigState, NodeState, Placement};

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use fake_nvml::{Description, Event, Node, NodeError, NodeState, catalogue};
+use fake_nvml::{Description, Event, Incident, Node, NodeError, NodeState, catalogue};
 
 /// Play a GPU node with MIG: a libnvidia-ml.so.1 and the files around it.
 #[derive(Debug, Parser)]
@@ -38,6 +38,21 @@ enum Command {
     },
     /// Send an event to every client that waits for it.
     Event(EventArgs),
+    /// Have an error of a whole GPU happen: events, and what becomes of the GPU.
+    Fail(FailArgs),
+    /// Reset a GPU, or all of them, as `nvidia-smi -r` does.
+    Reset {
+        /// The node's folder.
+        dir: PathBuf,
+        /// Index of the GPU; all of them where it is left out.
+        #[arg(long)]
+        gpu: Option<u32>,
+    },
+    /// Reboot the node, once no client is there any more.
+    Reboot {
+        /// The node's folder.
+        dir: PathBuf,
+    },
     /// Make the device nodes of all instances, as nvidia-modprobe does when it is told to.
     Nodes {
         /// The node's folder.
@@ -80,6 +95,33 @@ struct EventArgs {
     /// What an event of another type carries.
     #[arg(long, requires = "type", default_value_t = 0, value_parser = number)]
     data: u64,
+}
+
+#[derive(Debug, Args)]
+struct FailArgs {
+    /// The node's folder.
+    dir: PathBuf,
+    /// Index of the GPU.
+    #[arg(long, default_value_t = 0)]
+    gpu: u32,
+    /// What happens to it.
+    kind: Failure,
+    /// Channels that are open on the GPU: each is told of once.
+    #[arg(long, default_value_t = 1)]
+    channels: u32,
+    /// The events name no instance, instead of GPU instance 0 and compute instance 0.
+    #[arg(long)]
+    without_ids: bool,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Failure {
+    /// It falls off the bus: Xid 79.
+    Lost,
+    /// Its firmware crashes: Xid 120, a reset is owed.
+    GspCrash,
+    /// Its firmware meets a fatal error, on Blackwell: Xid 94, a reset is owed.
+    GspFatal,
 }
 
 #[derive(Debug, Args)]
@@ -129,6 +171,9 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Box<dyn std::error:
         Command::Check { node } => list(&Description::read(node)?.resolve()?, out)?,
         Command::List { dir } => list(&Node::open(dir)?.description()?.resolve()?, out)?,
         Command::Event(event) => send(&event)?,
+        Command::Fail(args) => fail(&args)?,
+        Command::Reset { dir, gpu } => Node::open(dir)?.reset(gpu)?,
+        Command::Reboot { dir } => Node::open(dir)?.reboot()?,
         Command::Nodes { dir } => Node::open(dir)?.make_nodes()?,
         Command::Upgrade { dir, version } => Node::open(dir)?.upgrade_driver(&version)?,
         Command::Counters { dir, reset } => {
@@ -136,7 +181,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Box<dyn std::error:
             for (name, count) in node.counters()? {
                 writeln!(out, "{count:8} {name}")?;
             }
-            writeln!(out, "{:8} clients that have not shut NVML down", node.clients()?)?;
+            writeln!(out, "{:8} clients that have NVML open", node.clients()?)?;
             if reset {
                 node.reset_counters()?;
             }
@@ -159,6 +204,16 @@ fn send(args: &EventArgs) -> Result<(), NodeError> {
         (None, _) => event,
     };
     Node::open(&args.dir)?.send(&event)
+}
+
+fn fail(args: &FailArgs) -> Result<(), NodeError> {
+    let incident = match args.kind {
+        Failure::Lost => Incident::lost(),
+        Failure::GspCrash => Incident::gsp_crash(),
+        Failure::GspFatal => Incident::gsp_fatal(),
+    };
+    let incident = incident.on_gpu(args.gpu).channels(args.channels);
+    Node::open(&args.dir)?.strike(&if args.without_ids { incident.without_ids() } else { incident })
 }
 
 /// As `nvidia-smi -L` does it, with what the capability files need.

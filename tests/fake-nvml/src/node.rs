@@ -3,13 +3,12 @@
 use std::{
     collections::BTreeMap,
     fs::{self, OpenOptions},
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
 };
 
 use crate::{
-    Description, Event, NodeError,
-    counters::{self, CLIENTS},
+    Description, Event, Incident, NodeError, counters,
     description::{ComputeInstance, Gpu},
     host, library_file,
     state::{GpuState, NodeState},
@@ -18,6 +17,13 @@ use crate::{
 
 /// The description's file name.
 pub(crate) const DESCRIPTION: &str = "node.yaml";
+
+/// Whether clients are told of the instances that an edit makes and destroys.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Tell {
+    Clients,
+    Nobody,
+}
 
 /// A node's folder. It stays when the value is dropped.
 ///
@@ -52,7 +58,7 @@ impl Node {
                 .append(true)
                 .open(&events)
                 .map_err(NodeError::io("make", &events))?;
-            node.write(&description, &state)?;
+            node.write(&description, &state, Tell::Clients)?;
             tree::make_capability_nodes(&node.root, &state)
         })?;
         Ok(node)
@@ -91,14 +97,39 @@ impl Node {
         self.change(change).map(drop)
     }
 
+    /// As [`Node::update`], for what the driver does not tell of: a reset, or instances that are brought back.
+    pub fn update_untold(&self, change: impl FnOnce(&mut Description)) -> Result<(), NodeError> {
+        self.change_telling(Tell::Nobody, change).map(drop)
+    }
+
     /// As [`Node::update`], and answers what came of it.
     pub(crate) fn change(&self, change: impl FnOnce(&mut Description)) -> Result<NodeState, NodeError> {
+        self.change_telling(Tell::Clients, change)
+    }
+
+    fn change_telling(
+        &self,
+        tell: Tell,
+        change: impl FnOnce(&mut Description),
+    ) -> Result<NodeState, NodeError> {
+        self.try_change(tell, |description, _| {
+            change(description);
+            Ok(())
+        })
+    }
+
+    /// As [`Node::change`], with what was there before, and for a change that may be refused.
+    pub(crate) fn try_change(
+        &self,
+        tell: Tell,
+        change: impl FnOnce(&mut Description, &NodeState) -> Result<(), NodeError>,
+    ) -> Result<NodeState, NodeError> {
         tree::locked(&self.root, || {
             let mut description = self.description()?;
             let state = description.resolve()?;
             pin(&mut description, &state);
             let generation = last_generation(&description) + 1;
-            change(&mut description);
+            change(&mut description, &state)?;
             let mut description = description.expanded();
             // All that were there have an ID by now.
             let instances = description.gpus.iter_mut().flat_map(|gpu| &mut gpu.layout);
@@ -106,7 +137,7 @@ impl Node {
                 new.generation = generation;
             }
             let state = description.resolve()?;
-            self.write(&description, &state)?;
+            self.write(&description, &state, tell)?;
             Ok(state)
         })
     }
@@ -145,29 +176,28 @@ impl Node {
             file: None,
             problems: vec![format!("event: gpu {} is none of the {} GPUs", event.gpu, gpus.len())],
         })?;
-        let path = self.events_file();
-        let file = OpenOptions::new().append(true).open(&path);
-        // One write, so that lines of two senders do not mix.
-        file.and_then(|mut file| file.write_all(event.line(gpu).as_bytes()))
-            .map_err(NodeError::io("write", &path))
+        tree::append_events(&self.root, &event.line(gpu))
+    }
+
+    /// Has an error of a whole GPU happen: tells clients, and changes the GPU.
+    pub fn strike(&self, incident: &Incident) -> Result<(), NodeError> {
+        let invalid = |problem| NodeError::Invalid { file: None, problems: vec![problem] };
+        let state = self.description()?.resolve()?;
+        let gpu = incident.gpu(&state).map_err(invalid)?;
+        tree::append_events(&self.root, &incident.xids(gpu))?;
+        self.update(|description| incident.change(description))?;
+        tree::append_events(&self.root, &incident.aftermath(gpu))
     }
 
     /// How often each NVML function was called by any process, since the node was made or they were reset.
     pub fn counters(&self) -> Result<BTreeMap<String, u64>, NodeError> {
-        let mut counters = self.all_counters()?;
-        counters.remove(CLIENTS);
-        Ok(counters)
-    }
-
-    /// How many clients have initialised NVML and not shut it down: the driver cannot be reset while there are any.
-    /// One that was killed stays counted.
-    pub fn clients(&self) -> Result<u64, NodeError> {
-        Ok(self.all_counters()?.get(CLIENTS).copied().unwrap_or(0))
-    }
-
-    fn all_counters(&self) -> Result<BTreeMap<String, u64>, NodeError> {
         let path = self.counters_file();
         counters::read(&path).map_err(NodeError::io("read", &path))
+    }
+
+    /// How many clients have NVML open, each counted once: the driver cannot be unloaded while there are any.
+    pub fn clients(&self) -> Result<u64, NodeError> {
+        Ok(self.client_list()?.len() as u64)
     }
 
     /// Sets every count to zero.
@@ -193,14 +223,19 @@ impl Node {
         self.root.join(DESCRIPTION)
     }
 
-    fn write(&self, description: &Description, state: &NodeState) -> Result<(), NodeError> {
+    fn write(&self, description: &Description, state: &NodeState, tell: Tell) -> Result<(), NodeError> {
         let file = self.description_file();
         let yaml = description.to_yaml()?;
-        // Files come before NVML lists an instance, and go before it stops to.
-        if tree::write(&self.root, state)? && file.exists() {
+        // Files come before NVML lists an instance, and go before it stops to; then clients are told.
+        let written = tree::write(&self.root, state)?;
+        if written.files_changed && file.exists() {
             host::pause(state.file_gap);
         }
-        tree::replace(&self.root, &file, yaml.as_bytes())
+        tree::replace(&self.root, &file, yaml.as_bytes())?;
+        match tell {
+            Tell::Clients => tree::append_events(&self.root, &written.events),
+            Tell::Nobody => Ok(()),
+        }
     }
 
     fn counters_file(&self) -> PathBuf {

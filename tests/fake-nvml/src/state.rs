@@ -9,8 +9,8 @@ use crate::{
     DriverState, EventType, NodeError,
     catalogue::{self, Model, Profile},
     description::{
-        Description, Fault, Gpu, Nodes, RecoveryAction, Rights, UnopenableSlices, UnprivilegedEvents,
-        UuidLookup,
+        Description, Fault, Gpu, MigConfigChange, MigOff, Nodes, Process, RecoveryAction, Rights,
+        UnopenableSlices, UnprivilegedEvents, UuidLookup,
     },
     layout, suggest,
     topology::Connections,
@@ -46,6 +46,10 @@ pub struct NodeState {
     pub unprivileged_events: UnprivilegedEvents,
     /// What a look-up by UUID does while a GPU is lost.
     pub uuid_lookup: UuidLookup,
+    /// When clients hear of a `MigConfigChange`.
+    pub mig_config_change: MigConfigChange,
+    /// `MigConfigChange` can be registered only for GPUs in MIG mode.
+    pub mig_event_needs_mig: bool,
     /// Versions of the profile query that the driver knows.
     pub profile_info_versions: Vec<u32>,
     /// The GPUs, by index.
@@ -54,6 +58,8 @@ pub struct NodeState {
     pub nodes: Nodes,
     /// How long capability files are ahead of what NVML lists.
     pub file_gap: Duration,
+    /// What switching MIG mode off does while there are instances.
+    pub mig_off_with_instances: MigOff,
     /// How they are connected.
     pub connections: Connections,
     /// What goes wrong.
@@ -85,6 +91,10 @@ pub struct GpuState {
     pub mig_mode_pending: bool,
     /// What the GPU needs before it can be used again.
     pub recovery_action: RecoveryAction,
+    /// How long it takes to start, with persistence mode off.
+    pub start: Option<Duration>,
+    /// Processes that use it or its instances.
+    pub processes: Vec<Process>,
     /// The types of events that clients can register, where not all.
     pub events: Option<Vec<EventType>>,
     /// The MIG devices, by index, which can have holes.
@@ -177,7 +187,8 @@ impl NodeState {
         let mut written = Written::of(description);
         for (index, gpu) in description.gpus.iter().enumerate() {
             match resolve_gpu(index, count, gpu, &mut written) {
-                Ok(state) => {
+                Ok(mut state) => {
+                    state.recovery_action = state.recovery_action.or(description.recovery_action);
                     problems.extend(gpus.iter().filter_map(|other| clash(&state, other)));
                     gpus.push(state);
                 }
@@ -212,13 +223,23 @@ impl NodeState {
             unopenable_slices: description.unopenable_slices,
             unprivileged_events: description.unprivileged_events,
             uuid_lookup: description.uuid_lookup,
+            mig_config_change: description.mig_config_change,
+            mig_event_needs_mig: description.mig_event_needs_mig,
             profile_info_versions: description.profile_info_versions.clone(),
             gpus,
             nodes: description.nodes,
             file_gap: Duration::from_millis(description.file_gap_ms),
+            mig_off_with_instances: description.mig_off_with_instances,
             connections,
-            faults: description.faults.clone(),
+            faults: description.all_faults(),
         })
+    }
+}
+
+impl NodeState {
+    /// Whether there is a driver that tells clients of instances made and destroyed.
+    pub(crate) fn tells_changes(&self) -> bool {
+        self.driver == DriverState::Loaded && self.mig_config_change == MigConfigChange::OnChange
     }
 }
 
@@ -343,6 +364,8 @@ fn resolve_gpu(
         mig_mode: gpu.mig,
         mig_mode_pending: gpu.mig_pending.unwrap_or(gpu.mig),
         recovery_action: gpu.recovery_action,
+        start: gpu.start_ms.map(Duration::from_millis),
+        processes: gpu.processes.clone(),
         events: gpu.events.clone(),
         mig: Vec::new(),
         instances: Vec::new(),
@@ -352,6 +375,12 @@ fn resolve_gpu(
         && let Err(more) = resolve_instances(&mut state, gpu)
     {
         problems.extend(more);
+    }
+    if problems.is_empty() {
+        let wrong = gpu.processes.iter().enumerate();
+        problems.extend(wrong.filter_map(|(at, process)| {
+            process.problem(&state).map(|problem| format!("processes[{at}].{problem}"))
+        }));
     }
     if problems.is_empty() { Ok(state) } else { Err(problems) }
 }

@@ -10,15 +10,20 @@ use std::{
     fmt::Write as _,
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{self as unix_fs, FileTypeExt, MetadataExt},
+    os::unix::fs::{self as unix_fs, MetadataExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
 use crate::{
-    DriverState, NodeError, Right, Rights, host,
+    DriverState, NodeError, Right, Rights,
+    changes::{self, Identities},
+    device_file::{DeviceFile, make_device},
+    host,
     layout::{LAST_CI, LAST_GI},
+    node::events_file,
     state::{GpuInstanceState, GpuState, NodeState, ci_minor, gi_minor},
+    times::{Times, files_below},
 };
 
 /// Character majors; the first is fixed in the kernel's list, the others are as real nodes have had them.
@@ -31,8 +36,6 @@ const FIRST_WITHOUT_FRONTEND: u32 = 545;
 const FIRST_WITH_IMEX: u32 = 550;
 /// The last capability minor: after those of 32 GPUs.
 const IMEX_MINOR: u32 = 4323;
-/// `/dev/null`: a device that opens on every machine.
-const NULL: (u32, u32) = (1, 3);
 /// Where a client reads what it may do.
 const PROC_SELF: &str = "proc/self";
 /// GPU minors that have capability minors.
@@ -46,36 +49,6 @@ enum Entry {
     Text(String),
     Device(DeviceFile),
     Link(&'static str),
-}
-
-/// What stands at a device's place in `dev`.
-#[derive(Clone, Copy)]
-enum DeviceFile {
-    /// A character device, or a plain file where this process may make none.
-    Plain(u32, u32),
-    /// A file that everybody can open, in the place of a node whose driver says yes.
-    Opens,
-    /// A file that nobody can open, not even root: a character device without a driver, or a socket.
-    Refuses(u32, u32),
-}
-
-impl DeviceFile {
-    /// The character device that it is, where this process may make one.
-    fn numbers(self) -> (u32, u32) {
-        match self {
-            Self::Plain(major, minor) | Self::Refuses(major, minor) => (major, minor),
-            Self::Opens => NULL,
-        }
-    }
-
-    /// Whether a file that is there is what is wanted.
-    fn is(self, found: &fs::Metadata) -> bool {
-        let (major, minor) = self.numbers();
-        let kind = found.file_type();
-        let device = kind.is_char_device() && found.rdev() == libc::makedev(major, minor);
-        // A file of another type is left as it is: it was made where no device could be.
-        device || if matches!(self, Self::Refuses(..)) { kind.is_socket() } else { kind.is_file() }
-    }
 }
 
 /// The folder of the fake's own files in a node.
@@ -106,20 +79,28 @@ pub(crate) fn replace(root: &Path, path: &Path, contents: &[u8]) -> Result<(), N
     fs::rename(&temporary, path).map_err(NodeError::io("write", path))
 }
 
-/// Makes the tree as the state has it: writes what differs, removes what is gone. Answers whether capability files
-/// changed. To be called `locked`.
-pub(crate) fn write(root: &Path, state: &NodeState) -> Result<bool, NodeError> {
-    let before = Times::of(&root.join(CAPABILITIES));
-    let changed = write_all(root, state)?;
-    before.restore();
-    Ok(changed)
+/// What writing the tree did.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    /// Whether capability files changed.
+    pub(crate) files_changed: bool,
+    /// What the driver tells of it, once NVML shows it: lines for the list of events.
+    pub(crate) events: String,
 }
 
-fn write_all(root: &Path, state: &NodeState) -> Result<bool, NodeError> {
+/// Makes the tree as the state has it: writes what differs, removes what is gone. To be called `locked`.
+pub(crate) fn write(root: &Path, state: &NodeState) -> Result<Written, NodeError> {
+    let before = Times::of(&root.join(CAPABILITIES));
+    let written = write_all(root, state)?;
+    before.restore();
+    Ok(written)
+}
+
+fn write_all(root: &Path, state: &NodeState) -> Result<Written, NodeError> {
     let wanted = entries(state);
     let capabilities = |path: &Path| path.starts_with(CAPABILITIES) && path.ends_with("access");
-    let mut changed = forget_replaced(root, state)?;
-    changed |= files_below(&root.join(CAPABILITIES)).iter().any(|file| {
+    let mut written = forget_replaced(root, state)?;
+    written.files_changed |= files_below(&root.join(CAPABILITIES)).iter().any(|file| {
         file.strip_prefix(root).is_ok_and(|file| capabilities(file) && !wanted.contains_key(file))
     });
     for folder in ["proc/driver", "sys/bus/pci/devices"] {
@@ -135,7 +116,7 @@ fn write_all(root: &Path, state: &NodeState) -> Result<bool, NodeError> {
                 if fs::read(&path).is_ok_and(|found| found == text.as_bytes()) {
                     continue;
                 }
-                changed |= capabilities(relative);
+                written.files_changed |= capabilities(relative);
                 make_parent(&path)?;
                 replace(root, &path, text.as_bytes())?;
             }
@@ -147,7 +128,7 @@ fn write_all(root: &Path, state: &NodeState) -> Result<bool, NodeError> {
             }
         }
     }
-    Ok(changed)
+    Ok(written)
 }
 
 /// Makes the device nodes of all instances, as what runs on a host does when it is told to. To be called `locked`.
@@ -168,44 +149,26 @@ pub(crate) fn make_capability_node(root: &Path, minor: u32) -> Result<(), NodeEr
     make_device(&root.join(name), device)
 }
 
-/// When folders were changed. A real `/proc` does not tell by them what came or went.
-struct Times(Vec<(PathBuf, SystemTime)>);
-
-impl Times {
-    fn of(folder: &Path) -> Self {
-        let mut times = Vec::new();
-        let mut folders = vec![folder.to_owned()];
-        while let Some(folder) = folders.pop() {
-            let modified = fs::metadata(&folder).and_then(|found| found.modified());
-            let below = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
-            folders.extend(below.filter(|path| path.is_dir()));
-            times.extend(modified.ok().map(|time| (folder, time)));
-        }
-        Self(times)
-    }
-
-    fn restore(self) {
-        for (folder, time) in self.0 {
-            // One that is gone needs none.
-            let _restored = File::open(folder).and_then(|folder| folder.set_modified(time));
-        }
-    }
+/// Removes what no boot leaves: every device node. The next `write` makes those that the driver has at first.
+pub(crate) fn forget_nodes(root: &Path) -> Result<(), NodeError> {
+    sweep_devices(root, &BTreeMap::new())?;
+    sweep(root, &root.join("dev/nvidia-caps"), &BTreeMap::new())
 }
 
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for path in fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
-            if path.is_dir() { folders.push(path) } else { files.push(path) }
-        }
+/// Adds lines to the list of events, in one write, so that lines of two senders do not mix.
+pub(crate) fn append_events(root: &Path, lines: &str) -> Result<(), NodeError> {
+    if lines.is_empty() {
+        return Ok(());
     }
-    files
+    let path = events_file(root);
+    let file = OpenOptions::new().create(true).append(true).open(&path);
+    file.and_then(|mut file| file.write_all(lines.as_bytes())).map_err(NodeError::io("write", &path))
 }
 
 /// Removes the capability files of instances that are others than those they were written for, so that they are made
-/// anew as the driver does it: another file under the same name. Answers whether there were any.
-fn forget_replaced(root: &Path, state: &NodeState) -> Result<bool, NodeError> {
+/// anew as the driver does it: another file under the same name. Answers whether there were any, and what the driver
+/// tells of those that came and went.
+fn forget_replaced(root: &Path, state: &NodeState) -> Result<Written, NodeError> {
     let file = control(root).join("instances");
     let before = fs::read_to_string(&file).unwrap_or_default();
     let now = identities(state);
@@ -214,10 +177,12 @@ fn forget_replaced(root: &Path, state: &NodeState) -> Result<bool, NodeError> {
         let _infallible = writeln!(text, "{path} {identity}");
     }
     if text == before {
-        return Ok(false);
+        return Ok(Written::default());
     }
+    let before = before.lines().filter_map(|line| line.split_once(' '));
+    let before: Identities = before.map(|(path, identity)| (path.to_owned(), identity.to_owned())).collect();
     let mut removed = false;
-    for (path, identity) in before.lines().filter_map(|line| line.split_once(' ')) {
+    for (path, identity) in &before {
         let replaced = now.get(path).is_some_and(|now| now != identity);
         let file = root.join(path);
         if replaced && file.is_file() {
@@ -226,13 +191,16 @@ fn forget_replaced(root: &Path, state: &NodeState) -> Result<bool, NodeError> {
         }
     }
     replace(root, &file, text.as_bytes())?;
-    Ok(removed)
+    let lines = state.gpus.iter().map(|gpu| changes::lines(&gpu_folder(gpu), gpu, &before, &now));
+    let events = if state.tells_changes() { lines.collect() } else { String::new() };
+    Ok(Written { files_changed: removed, events })
 }
 
-/// By capability file: which instance it belongs to.
-fn identities(state: &NodeState) -> BTreeMap<String, String> {
-    let mut identities = BTreeMap::new();
+/// By folder and capability file: which GPU or instance it belongs to.
+fn identities(state: &NodeState) -> Identities {
+    let mut identities = Identities::new();
     for gpu in &state.gpus {
+        identities.insert(gpu_folder(gpu), changes::gpu_identity(gpu));
         for instance in &gpu.instances {
             let folder = instance_folder(gpu, instance);
             let place = instance.placement;
@@ -249,11 +217,15 @@ fn identities(state: &NodeState) -> BTreeMap<String, String> {
     identities
 }
 
-fn instance_folder(gpu: &GpuState, instance: &GpuInstanceState) -> String {
-    format!("{CAPABILITIES}/gpu{}/mig/gi{}", gpu.minor, instance.gi)
+fn gpu_folder(gpu: &GpuState) -> String {
+    format!("proc/driver/nvidia/capabilities/gpu{}/mig", gpu.minor)
 }
 
-fn make_parent(path: &Path) -> Result<(), NodeError> {
+fn instance_folder(gpu: &GpuState, instance: &GpuInstanceState) -> String {
+    format!("{}/gi{}", gpu_folder(gpu), instance.gi)
+}
+
+pub(crate) fn make_parent(path: &Path) -> Result<(), NodeError> {
     match path.parent() {
         Some(parent) => fs::create_dir_all(parent).map_err(NodeError::io("make", parent)),
         None => Ok(()),
@@ -289,29 +261,6 @@ fn clear_the_way(root: &Path, wanted: &BTreeMap<PathBuf, Entry>) -> Result<(), N
         _ => Ok(()),
     };
     removed.map_err(NodeError::io("remove", path))
-}
-
-fn make_device(path: &Path, device: DeviceFile) -> Result<(), NodeError> {
-    if let Ok(found) = fs::symlink_metadata(path) {
-        if device.is(&found) {
-            return Ok(());
-        }
-        fs::remove_file(path).map_err(NodeError::io("remove", path))?;
-    }
-    make_parent(path)?;
-    let (major, minor) = device.numbers();
-    if host::is_root() && host::make_character_device(path, major, minor).is_ok() {
-        // A file system can forbid devices to be opened.
-        if !matches!(device, DeviceFile::Opens) || File::open(path).is_ok() {
-            return Ok(());
-        }
-        fs::remove_file(path).map_err(NodeError::io("remove", path))?;
-    }
-    let made = match device {
-        DeviceFile::Refuses(..) => host::make_socket_file(path),
-        _ => fs::write(path, []),
-    };
-    made.map_err(NodeError::io("write", path))
 }
 
 /// Removes files below `folder` that are not wanted, and folders that this leaves empty.

@@ -2,10 +2,21 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Lost;
 use crate::{Code, driver::CALLS, suggest};
 
 /// The calls that can fail late.
 const DESTROYS: [&str; 2] = ["nvmlGpuInstanceDestroy", "nvmlComputeInstanceDestroy"];
+
+/// The calls that give a GPU's handle.
+const HANDLE_CALLS: [&str; 6] = [
+    "nvmlDeviceGetHandleByIndex",
+    "nvmlDeviceGetHandleByIndex_v2",
+    "nvmlDeviceGetHandleByUUID",
+    "nvmlDeviceGetHandleBySerial",
+    "nvmlDeviceGetHandleByPciBusId",
+    "nvmlDeviceGetHandleByPciBusId_v2",
+];
 
 /// Something that goes wrong, or takes long, in some calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +45,10 @@ pub struct Fault {
     /// The error comes when the work has begun: a destroy has taken the capability file away by then.
     #[serde(default, skip_serializing_if = "super::is_false")]
     pub late: bool,
+    /// When so many calls of a process were hit, the driver says that the GPU is unavailable, once: the event
+    /// `GpuUnavailableError`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unavailable_after: Option<u32>,
 }
 
 impl Fault {
@@ -60,6 +75,13 @@ impl Fault {
     pub fn holding_library(mut self) -> Self {
         self.holds_library = true;
         self
+    }
+
+    /// What comes with Xid 119: each call about the GPU of this index takes `ms` and answers `TIMEOUT`, and after so
+    /// many of them the GPU is said to be unavailable.
+    #[must_use]
+    pub fn gsp_timeouts(gpu: u32, ms: u64, calls: u32) -> Self {
+        Self { unavailable_after: Some(calls), ..Self::error("*", "TIMEOUT").on_gpu(gpu).after_ms(ms) }
     }
 
     /// The error comes when the work has begun.
@@ -89,6 +111,17 @@ impl Fault {
     pub fn after_ms(mut self, ms: u64) -> Self {
         self.delay_ms = Some(ms);
         self
+    }
+
+    /// What a lost GPU answers.
+    pub(super) fn of_lost(gpu: u32, lost: Lost) -> Vec<Self> {
+        let handles = HANDLE_CALLS.map(|call| Self::error(call, "UNKNOWN").on_gpu(gpu));
+        let all = Self::error("*", "GPU_IS_LOST").on_gpu(gpu);
+        match lost {
+            Lost::No => Vec::new(),
+            Lost::IsLost => vec![all],
+            Lost::UnknownHandles => handles.into_iter().chain([all]).collect(),
+        }
     }
 
     pub(crate) fn code(&self) -> Option<Code> {
@@ -122,6 +155,9 @@ impl Fault {
             problems.push(format!(
                 "{key}.holdsLibrary: needs delayMs or hangs, or the call holds it for no time"
             ));
+        }
+        if self.unavailable_after.is_some() && (self.gpu.is_none() || self.unavailable_after == Some(0)) {
+            problems.push(format!("{key}.unavailableAfter: needs gpu, and at least 1 call"));
         }
         if self.late && !(DESTROYS.contains(&self.call.as_str()) && self.error.is_some()) {
             problems.push(format!("{key}.late: needs error, and as call one of {}", DESTROYS.join(", ")));

@@ -2,6 +2,7 @@
 
 mod fault;
 mod instance;
+mod process;
 mod rights;
 mod topology;
 
@@ -11,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 pub use fault::Fault;
 pub use instance::{ComputeInstance, Instance, UnknownProfile};
-pub use rights::{Right, Rights, UnopenableSlices, UnprivilegedEvents, UuidLookup};
+pub use process::Process;
+pub use rights::{MigConfigChange, Right, Rights, UnopenableSlices, UnprivilegedEvents, UuidLookup};
 pub use topology::{Branch, NvLinks, NvSwitch, Preset, Topology};
 
 use crate::{EventType, NodeError, state::NodeState};
@@ -23,6 +25,7 @@ const LAST_MINOR: u32 = 4322;
 /// A node: its driver, its GPUs, and the faults that its driver plays.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key that people write")]
 pub struct Description {
     /// The driver's version, as `nvmlSystemGetDriverVersion` gives it.
     pub driver_version: String,
@@ -51,6 +54,12 @@ pub struct Description {
     pub unprivileged_events: UnprivilegedEvents,
     /// What a look-up by UUID does while a GPU is lost.
     pub uuid_lookup: UuidLookup,
+    /// When clients hear of a `MigConfigChange`.
+    pub mig_config_change: MigConfigChange,
+    /// `MigConfigChange` can be registered only for GPUs in MIG mode.
+    pub mig_event_needs_mig: bool,
+    /// What the driver asks for to recover the whole node: every GPU shows it.
+    pub recovery_action: RecoveryAction,
     /// Which versions of the GPU instance profile query the driver knows; an old one knows only 1.
     pub profile_info_versions: Vec<u32>,
     /// The GPUs, by NVML index.
@@ -60,6 +69,10 @@ pub struct Description {
     /// How long the capability file of an instance is there before NVML lists it, and gone before NVML stops to, in ms.
     #[serde(skip_serializing_if = "is_zero")]
     pub file_gap_ms: u64,
+    /// What switching MIG mode off does while there are instances.
+    pub mig_off_with_instances: MigOff,
+    /// What a reset makes of instances.
+    pub instances_after_reset: AfterReset,
     /// How they are connected.
     #[serde(skip_serializing_if = "Topology::is_default")]
     pub topology: Topology,
@@ -79,6 +92,41 @@ pub enum DriverState {
     NotLoaded,
     /// It is another version than the library: `LIB_RM_VERSION_MISMATCH`.
     VersionMismatch,
+}
+
+/// What switching MIG mode off does while there are instances.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum MigOff {
+    /// It is refused: `IN_USE`.
+    #[default]
+    InUse,
+    /// It destroys them.
+    Destroys,
+}
+
+/// What a reset makes of instances.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum AfterReset {
+    /// They are gone.
+    #[default]
+    Gone,
+    /// They come back under the same IDs.
+    Restored,
+}
+
+/// Whether a GPU has fallen off the bus.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Lost {
+    /// It is there.
+    #[default]
+    No,
+    /// Every call about it answers `GPU_IS_LOST`.
+    IsLost,
+    /// As well, but those that give its handle answer `UNKNOWN`.
+    UnknownHandles,
 }
 
 /// Who makes the device nodes of instances that come. Nobody removes those of instances that go.
@@ -132,12 +180,29 @@ pub struct Gpu {
     /// The GPU instances, in the order they were made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layout: Vec<Instance>,
+    /// Persistence mode is off: the GPU starts when it is opened and nobody else has it open, and this is how long
+    /// that takes, in ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_ms: Option<u64>,
+    /// Whether it has fallen off the bus.
+    #[serde(default, skip_serializing_if = "Lost::is_no")]
+    pub lost: Lost,
+    /// Processes that use it or its instances.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub processes: Vec<Process>,
     /// What the driver asks for to recover the GPU: NVML field 230.
     #[serde(default)]
     pub recovery_action: RecoveryAction,
     /// The types of events that clients can register; all that its model could have where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub events: Option<Vec<EventType>>,
+}
+
+impl Lost {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+    fn is_no(&self) -> bool {
+        *self == Self::No
+    }
 }
 
 impl Gpu {
@@ -187,6 +252,26 @@ pub enum RecoveryAction {
     RecoverImex = 5,
 }
 
+impl RecoveryAction {
+    /// Whether the driver asks for it on behalf of the whole node.
+    fn is_of_node(self) -> bool {
+        matches!(self, Self::None | Self::Reboot | Self::RecoverImex)
+    }
+
+    /// The weightier of two, which is what the driver tells.
+    pub(crate) fn or(self, other: Self) -> Self {
+        let weight = |action| match action {
+            Self::Reboot => 5,
+            Self::Reset => 4,
+            Self::DrainAndReset => 3,
+            Self::DrainP2p => 2,
+            Self::RecoverImex => 1,
+            Self::None => 0,
+        };
+        if weight(other) > weight(self) { other } else { self }
+    }
+}
+
 impl Default for Description {
     fn default() -> Self {
         Self {
@@ -201,10 +286,15 @@ impl Default for Description {
             unopenable_slices: UnopenableSlices::default(),
             unprivileged_events: UnprivilegedEvents::default(),
             uuid_lookup: UuidLookup::default(),
+            mig_config_change: MigConfigChange::default(),
+            mig_event_needs_mig: false,
+            recovery_action: RecoveryAction::None,
             profile_info_versions: vec![1, 2, 3],
             gpus: Vec::new(),
             nodes: Nodes::default(),
             file_gap_ms: 0,
+            mig_off_with_instances: MigOff::default(),
+            instances_after_reset: AfterReset::default(),
             topology: Topology::default(),
             faults: Vec::new(),
         }
@@ -355,6 +445,12 @@ impl Description {
         self
     }
 
+    /// The faults that are written, then those of lost GPUs.
+    pub(crate) fn all_faults(&self) -> Vec<Fault> {
+        let lost = (0..).zip(&self.gpus).flat_map(|(index, gpu)| Fault::of_lost(index, gpu.lost));
+        self.faults.iter().cloned().chain(lost).collect()
+    }
+
     /// What is wrong with everything but the GPUs.
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -366,6 +462,12 @@ impl Description {
         }
         if let Some(version) = self.profile_info_versions.iter().find(|version| !(1..=3).contains(*version)) {
             problems.push(format!("profileInfoVersions: {version} is none; allowed: 1, 2, 3"));
+        }
+        if !self.recovery_action.is_of_node() {
+            problems.push(
+                "recoveryAction: the node's can be none, reboot or recoverImex; others are a GPU's"
+                    .to_owned(),
+            );
         }
         if self.unprivileged && (self.rights != Rights::default() || self.openable.is_some()) {
             problems

@@ -1,4 +1,4 @@
-//! What a client of the driver may do, and what it makes of what it may not.
+//! What a client of the driver may do and is told, and what it makes of what it may not.
 
 use std::fmt;
 
@@ -119,6 +119,17 @@ pub enum UnprivilegedEvents {
     None,
     /// All events, as events of the whole GPU: what nvml.h promises.
     AsDocumented,
+}
+
+/// When clients hear of a `MigConfigChange`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum MigConfigChange {
+    /// Once for each instance that is made or destroyed, by a call or by an edit.
+    #[default]
+    OnChange,
+    /// When it is sent by hand.
+    WhenTold,
 }
 
 /// What a look-up by UUID does while a GPU is lost: it may start GPUs to ask them.

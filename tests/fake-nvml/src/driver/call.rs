@@ -145,6 +145,9 @@ impl Call {
     pub(super) fn fault(&self, gpu: Option<u32>, mig: Option<u32>) -> Answer {
         for fault in self.faults(gpu, mig) {
             delay([fault]);
+            if let (Some(calls), Some(gpu)) = (fault.unavailable_after, gpu) {
+                node::note_hit(&self.state, fault, calls, gpu);
+            }
             if let Some(code) = fault.code().filter(|_| !fault.late) {
                 return Err(code);
             }
@@ -296,6 +299,7 @@ impl Call {
 
 /// A GPU's handle.
 pub(super) fn gpu_handle(gpu: &GpuState) -> Handle {
+    node::open(gpu);
     node::shared().handles.of(Object::Gpu(gpu.uuid.clone()))
 }
 
@@ -311,6 +315,7 @@ pub(super) fn compute_handle(gpu: &GpuState, instance: &GpuInstanceState, ci: u3
 
 /// A MIG device's handle.
 pub(super) fn mig_handle(call: &Call, gpu: &GpuState, mig: &MigState) -> Result<Handle, Code> {
+    node::open(gpu);
     node::make_nodes(&call.state, &[mig.gi_minor, mig.ci_minor]);
     if call.state.handles_reused {
         return Ok(node::shared().handles.of(Object::Slot(gpu.uuid.clone(), mig.index)));

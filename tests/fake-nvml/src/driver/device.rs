@@ -16,8 +16,9 @@ use super::{
     ffi::{Answer, Array, Handle, Out, TextIn, TextOut, put_counted},
 };
 use crate::{
-    Code, UuidLookup,
+    Code, Process, UuidLookup,
     catalogue::Architecture,
+    event::NO_INSTANCE,
     state::{GpuState, parse_pci},
 };
 
@@ -124,21 +125,29 @@ exports! { call call;
         info.put(pci(call.device(device)?.gpu())?)
     }
     fn nvmlDeviceGetMemoryInfo(device: Handle, info: Out<Memory>) {
-        let total = memory(call, device)?;
-        info.put(Memory { total, free: total, used: 0 })
+        let (total, used) = memory(call, device)?;
+        info.put(Memory { total, free: total - used, used })
     }
     fn nvmlDeviceGetMemoryInfo_v2(device: Handle, info: Out<MemoryV2>) {
-        let total = memory(call, device)?;
+        let (total, used) = memory(call, device)?;
         let version = info.version()?;
         if version != version_of::<MemoryV2>(2) {
             return Err(Code::ARGUMENT_VERSION_MISMATCH);
         }
-        info.put(MemoryV2 { version, total, reserved: 0, free: total, used: 0 })
+        info.put(MemoryV2 { version, total, reserved: 0, free: total - used, used })
     }
+    /// A slice has as large a part of it as of the memory.
     fn nvmlDeviceGetBAR1MemoryInfo(device: Handle, info: Out<Bar1Memory>) {
-        let gpu = call.gpu(device)?;
-        call.monitor(gpu)?;
-        let total = gpu.memory_mib.next_power_of_two() * MIB;
+        let device = call.readable(device)?;
+        let gpu = device.gpu();
+        let whole = gpu.memory_mib.next_power_of_two() * MIB;
+        let total = match device {
+            Device::Gpu(gpu) => {
+                call.monitor(gpu)?;
+                whole
+            }
+            Device::Mig(_, mig) => whole * u64::from(mig.placement.size) / u64::from(gpu.model.memory_slices),
+        };
         info.put(Bar1Memory { total, free: total, used: 0 })
     }
     fn nvmlDeviceGetUtilizationRates(device: Handle, utilization: Out<Utilization>) {
@@ -157,8 +166,7 @@ exports! { call call;
         milliwatts.put(70_000)
     }
     fn nvmlDeviceGetPersistenceMode(device: Handle, mode: Out<c_int>) {
-        call.gpu(device)?;
-        mode.put(1)
+        mode.put(c_int::from(call.gpu(device)?.start.is_none()))
     }
     fn nvmlDeviceGetComputeMode(device: Handle, mode: Out<c_int>) {
         call.device(device)?;
@@ -198,10 +206,10 @@ exports! { call call;
         processes(call, device, count, list)
     }
     fn nvmlDeviceGetGraphicsRunningProcesses_v3(device: Handle, count: Out<u32>, list: Array<ProcessInfo>) {
-        processes(call, device, count, list)
+        no_processes(call, device, count, list)
     }
     fn nvmlDeviceGetMPSComputeRunningProcesses_v3(device: Handle, count: Out<u32>, list: Array<ProcessInfo>) {
-        processes(call, device, count, list)
+        no_processes(call, device, count, list)
     }
     /// `NVML_GPU_VIRTUALIZATION_MODE_NONE`.
     fn nvmlDeviceGetVirtualizationMode(device: Handle, mode: Out<c_int>) {
@@ -296,15 +304,29 @@ pub(super) fn pci(gpu: &GpuState) -> Result<PciInfo, Code> {
     })
 }
 
-/// Memory in bytes. The sum over a GPU with instances is for those who may see all of them.
-fn memory(call: &Call, device: Handle) -> Result<u64, Code> {
-    match call.readable(device)? {
+/// Memory in bytes, and how much of it processes use. The sum over a GPU with instances is for those who may see all
+/// of them.
+fn memory(call: &Call, device: Handle) -> Result<(u64, u64), Code> {
+    let device = call.readable(device)?;
+    let total = match device {
         Device::Gpu(gpu) => {
             call.monitor(gpu)?;
-            Ok(gpu.memory_mib * MIB)
+            gpu.memory_mib * MIB
         }
-        Device::Mig(_, mig) => Ok(mig.memory_mib * MIB),
-    }
+        Device::Mig(_, mig) => mig.memory_mib * MIB,
+    };
+    let used: u64 = users(device).map(|process| process.memory_mib * MIB).sum();
+    Ok((total, used.min(total)))
+}
+
+/// Processes that use a GPU or anything of it, or the GPU instance of a MIG device, whose memory its compute instances
+/// share.
+fn users(device: Device<'_>) -> impl Iterator<Item = &Process> {
+    let gi = match device {
+        Device::Gpu(_) => None,
+        Device::Mig(_, mig) => Some(mig.gi),
+    };
+    device.gpu().processes.iter().filter(move |process| gi.is_none_or(|gi| process.uses_instance(gi)))
 }
 
 /// Row remapping is not answered for while a GPU has instances, nor by models before Ampere.
@@ -315,6 +337,32 @@ fn remappable(call: &Call, device: Handle) -> Answer {
 }
 
 fn processes(call: &Call, device: Handle, count: Out<u32>, list: Array<ProcessInfo>) -> Answer {
+    let device = call.readable(device)?;
+    if let Device::Gpu(gpu) = device {
+        call.monitor(gpu)?;
+    }
+    let here = |process: &&Process| match device {
+        Device::Gpu(_) => true,
+        Device::Mig(_, mig) => process.uses_compute(mig.gi, mig.ci),
+    };
+    let listed = device.gpu().processes.iter().filter(|process| !process.unlisted).filter(here);
+    let info = |process: &Process| ProcessInfo {
+        pid: process.pid,
+        used_memory: process.memory_mib * MIB,
+        gi: process.gi.unwrap_or(NO_INSTANCE),
+        ci: process.ci.unwrap_or(NO_INSTANCE),
+    };
+    let found: Vec<ProcessInfo> = listed.map(info).collect();
+    // Asking for the number alone is answered with a code of its own, as nvml.h says of these calls.
+    if count.get()? == 0 && !found.is_empty() {
+        count.put_len(found.len())?;
+        return Err(Code::INSUFFICIENT_SIZE);
+    }
+    put_counted(list, count, found)
+}
+
+/// Processes of a kind that the fake has none of.
+fn no_processes(call: &Call, device: Handle, count: Out<u32>, list: Array<ProcessInfo>) -> Answer {
     if let Device::Gpu(gpu) = call.readable(device)? {
         call.monitor(gpu)?;
     }

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     Code, UnprivilegedEvents,
-    event::{self, NO_INSTANCE, Received},
+    event::{self, MIG_CONFIG_CHANGE, NO_INSTANCE, Received},
     host::Watch,
     node::events_file,
     state::GpuState,
@@ -60,6 +60,9 @@ exports! { call call;
         // Only whole GPUs are reported on.
         let Device::Gpu(gpu) = call.device(device)? else { return Err(Code::NOT_SUPPORTED) };
         if types & !supported(gpu) != 0 {
+            return Err(Code::NOT_SUPPORTED);
+        }
+        if types & MIG_CONFIG_CHANGE != 0 && call.state.mig_event_needs_mig && !gpu.mig_mode {
             return Err(Code::NOT_SUPPORTED);
         }
         set.register(gpu, types);
@@ -190,6 +193,7 @@ fn wait(call: &Call, set: Handle, nowhere: bool, timeout_ms: u32) -> Result<Even
         if left.is_zero() {
             return Err(Code::TIMEOUT);
         }
+        let left = node::coming_in().map_or(left, |soon| left.min(soon));
         match &set.watch {
             Some(watch) => watch.wait(left),
             None => crate::host::pause(left.min(UNWATCHED)),

@@ -14,12 +14,13 @@ use super::{
     profiles::compute_profile_slices,
 };
 use crate::{
-    Code, ComputeInstance, Description, Instance, Node, NodeError, NodeState, description::Gpu,
-    state::GpuState,
+    Code, ComputeInstance, Description, Instance, MigOff, Node, NodeError, NodeState,
+    catalogue::Architecture, description::Gpu, state::GpuState,
 };
 
 exports! { call call;
-    /// At once, with no reset owed: `activation` is success.
+    /// From Hopper on at once. Ampere's boards have to be reset, which the call does where no other client has the GPU
+    /// open; else the mode is pending, and `activation` says `IN_USE`.
     fn nvmlDeviceSetMigMode(device: Handle, mode: u32, activation: Out<c_int>) {
         let gpu = call.gpu(device)?;
         call.admin()?;
@@ -29,15 +30,7 @@ exports! { call call;
         if mode > 1 || activation.is_null() {
             return Err(Code::INVALID_ARGUMENT);
         }
-        change(gpu, |gpu| {
-            let on = mode == 1;
-            if gpu.mig != on {
-                gpu.layout.clear();
-            }
-            gpu.mig = on;
-            gpu.mig_pending = None;
-        })?;
-        activation.put(0)
+        set_mode(call, gpu, mode == 1, activation)
     }
     fn nvmlDeviceCreateGpuInstance(device: Handle, profile: u32, instance: Out<Handle>) {
         create(call, device, profile, None, instance)
@@ -50,7 +43,8 @@ exports! { call call;
     fn nvmlGpuInstanceDestroy(instance: Handle) {
         let (gpu, instance) = call.instance(instance)?;
         call.config()?;
-        if !instance.compute.is_empty() {
+        let used = gpu.processes.iter().any(|process| process.uses_instance(instance.gi));
+        if used || !instance.compute.is_empty() {
             return Err(Code::IN_USE);
         }
         let fails = call.fails_late(gpu.index, None);
@@ -75,6 +69,9 @@ exports! { call call;
     fn nvmlComputeInstanceDestroy(compute: Handle) {
         let (gpu, instance, compute) = call.compute(compute)?;
         call.config()?;
+        if gpu.processes.iter().any(|process| process.uses_compute(instance.gi, compute.ci)) {
+            return Err(Code::IN_USE);
+        }
         let fails = call.fails_late(gpu.index, Some(compute.index));
         change(gpu, |gpu| {
             let Some(list) = compute_list(gpu, instance.gi, instance.profile.g) else { return };
@@ -90,6 +87,31 @@ exports! { call call;
         })?;
         fails.map_or(Ok(()), Err)
     }
+}
+
+fn set_mode(call: &Call, gpu: &GpuState, on: bool, activation: Out<c_int>) -> Answer {
+    if gpu.mig_mode == on {
+        change(gpu, |gpu| gpu.mig_pending = None)?;
+        return activation.put(0);
+    }
+    if !gpu.instances.is_empty() && call.state.mig_off_with_instances == MigOff::InUse {
+        return Err(Code::IN_USE);
+    }
+    if gpu.model.architecture > Architecture::Ampere {
+        if !gpu.processes.is_empty() {
+            return Err(Code::IN_USE);
+        }
+    } else if !gpu.processes.is_empty() || node::others().iter().any(|client| client.gpus.contains(&gpu.uuid))
+    {
+        change(gpu, |gpu| gpu.mig_pending = Some(on))?;
+        return activation.put(Code::IN_USE as c_int);
+    }
+    change(gpu, |gpu| {
+        gpu.layout.clear();
+        gpu.mig = on;
+        gpu.mig_pending = None;
+    })?;
+    activation.put(0)
 }
 
 /// Edits a GPU's description, with IDs and placements written down, and answers what came of it.
@@ -120,6 +142,10 @@ fn create(call: &Call, device: Handle, profile: u32, at: Option<Placement>, inst
     let allowed = at.is_none_or(|place| place.size == profile.size && profile.starts.contains(&place.start));
     if !allowed {
         return Err(Code::INVALID_ARGUMENT);
+    }
+    // Work on the whole GPU has to end before there is a first instance.
+    if gpu.instances.is_empty() && !gpu.processes.is_empty() {
+        return Err(Code::IN_USE);
     }
     let state = change(gpu, |gpu| {
         gpu.layout.push(Instance { start, ..Instance::new(&profile.name).compute(&[]) });

@@ -10,13 +10,14 @@ use std::{
 
 use super::{handles::Handles, rights};
 use crate::{
-    Code, Description, DriverState, NodeError, Nodes, Right,
-    counters::{CLIENTS, Counters},
+    Client, Code, Description, DriverState, Event, EventType, Fault, Node, NodeError, Nodes, Right,
+    clients::{self, OwnFile},
+    counters::Counters,
     driver::CALLS,
     host,
     node::{DESCRIPTION, counters_file, error_file},
-    state::NodeState,
-    tree,
+    state::{GpuState, NodeState},
+    tree::{self, Written},
 };
 
 /// What the process shares. Held only for moments: never while a call waits or is delayed.
@@ -24,6 +25,8 @@ use crate::{
 pub(super) struct Shared {
     /// Clients that initialised and did not shut down.
     pub(super) clients: u32,
+    /// What tells others about them, where this process may write it.
+    own_file: Option<OwnFile>,
     pub(super) handles: Handles,
     /// Whether the driver tells this process of what happens on GPUs with instances: known at its first `nvmlInit`.
     pub(super) hears_all: bool,
@@ -32,7 +35,16 @@ pub(super) struct Shared {
     /// Of the description that was read last, good or bad.
     stamp: Option<Stamp>,
     /// What an edit by hand means, and when NVML is to show it: the files are ahead.
-    coming: Option<(Instant, Arc<NodeState>)>,
+    coming: Option<Coming>,
+}
+
+/// A state that NVML is about to show.
+#[derive(Debug)]
+struct Coming {
+    due: Instant,
+    state: Arc<NodeState>,
+    /// What clients are told then.
+    events: String,
 }
 
 /// Tells one content of a file from the next.
@@ -75,21 +87,10 @@ pub(super) fn note_rights(shared: &mut Shared, state: &NodeState) {
     }
 }
 
-/// Counts a client that comes, or one that goes.
-pub(super) fn count_client(comes: bool) {
-    match counters() {
-        Some(counters) if comes => counters.count(CALLS.len()),
-        Some(counters) => counters.uncount(CALLS.len()),
-        None => {}
-    }
-}
-
-/// The functions' counts, then the clients'.
+/// The functions' counts.
 fn counters() -> Option<&'static Counters> {
-    static COUNTERS: LazyLock<Option<Counters>> = LazyLock::new(|| {
-        let names: Vec<&str> = CALLS.iter().copied().chain([CLIENTS]).collect();
-        Counters::open(&counters_file(root()?), &names).ok()
-    });
+    static COUNTERS: LazyLock<Option<Counters>> =
+        LazyLock::new(|| Counters::open(&counters_file(root()?), &CALLS).ok());
     COUNTERS.as_ref()
 }
 
@@ -112,30 +113,42 @@ pub(super) fn state() -> Result<Arc<NodeState>, Code> {
         // not write plays on with the files it has.
         let written = tree::locked(root, || {
             let state = read()?;
-            let changed = tree::write(root, &state).unwrap_or(false);
-            Ok((state, changed))
+            let written = tree::write(root, &state).unwrap_or_default();
+            Ok((state, written))
         });
         let now = match written {
-            Err(NodeError::Io { .. }) => read().map(|state| (state, false)),
+            Err(NodeError::Io { .. }) => read().map(|state| (state, Written::default())),
             other => other,
         };
         match now {
-            Ok((state, changed)) => {
-                let gap = if changed && shared.state.is_some() { state.file_gap } else { Duration::ZERO };
-                shared.coming = Some((Instant::now() + gap, Arc::new(state)));
+            Ok((state, written)) => {
+                let waits = written.files_changed && shared.state.is_some();
+                let gap = if waits { state.file_gap } else { Duration::ZERO };
+                shared.coming = Some(Coming {
+                    due: Instant::now() + gap,
+                    state: Arc::new(state),
+                    events: written.events,
+                });
                 report(root, "");
             }
             Err(error) => report(root, &format!("{error}\n")),
         }
     }
-    if let Some((_, state)) = shared.coming.take_if(|(due, _)| *due <= Instant::now()) {
-        shared.handles.forget_gone(&state);
-        shared.state = Some(state);
+    if let Some(coming) = shared.coming.take_if(|coming| coming.due <= Instant::now()) {
+        shared.handles.forget_gone(&coming.state);
+        shared.state = Some(coming.state);
+        // The driver tells of it when it is done.
+        let _told = tree::append_events(root, &coming.events);
     }
     let state = shared.state.clone().ok_or(Code::UNKNOWN)?;
     // Statics are made anew whenever the library is loaded, and not when it only is opened again.
     OWN_VERSION.get_or_init(|| state.driver_version.clone());
     Ok(state)
+}
+
+/// How long it is until there is more to show; `None` where nothing is coming.
+pub(super) fn coming_in() -> Option<Duration> {
+    shared().coming.as_ref().map(|coming| coming.due.saturating_duration_since(Instant::now()))
 }
 
 /// Gives the driver's entries of `proc` another time of change, where the node's kernel does so.
@@ -176,5 +189,59 @@ pub(super) fn make_nodes(state: &NodeState, minors: &[u32]) {
     if let (Nodes::OnUse, Some(root)) = (state.nodes, root()) {
         // Where this process may make none, there are none: the slice is shown all the same.
         let _made = minors.iter().try_for_each(|minor| tree::make_capability_node(root, *minor));
+    }
+}
+
+/// Tells others that this process has NVML open, or no longer has.
+pub(super) fn tell_clients(shared: &mut Shared) {
+    if shared.clients == 0 {
+        shared.own_file = None;
+    } else if let (None, Some(root)) = (&shared.own_file, root()) {
+        let created = tree::locked(root, || OwnFile::create(root).map_err(NodeError::io("make", root)));
+        shared.own_file = created.ok();
+    }
+}
+
+/// Opens a GPU, which takes a while where nobody has it open and persistence mode is off.
+pub(super) fn open(gpu: &GpuState) {
+    if shared().own_file.as_ref().is_some_and(|file| file.has(&gpu.uuid)) {
+        return;
+    }
+    if let Some(start) = gpu.start
+        && others().iter().all(|client| !client.gpus.contains(&gpu.uuid))
+    {
+        host::pause(start);
+    }
+    if let Some(file) = &mut shared().own_file {
+        file.opens(&gpu.uuid);
+    }
+}
+
+/// The other clients.
+pub(super) fn others() -> Vec<Client> {
+    let Some(root) = root() else { return Vec::new() };
+    let all = tree::locked(root, || Ok(clients::all(root))).unwrap_or_default();
+    let shared = shared();
+    let own = |path: &Path| shared.own_file.as_ref().is_some_and(|file| file.is(path));
+    all.into_iter().filter(|(path, _)| !own(path)).map(|(_, client)| client).collect()
+}
+
+/// Notes that a fault hit a call, and tells of an unavailable GPU when it has hit enough of them.
+pub(super) fn note_hit(state: &NodeState, fault: &Fault, calls: u32, gpu: u32) {
+    static HITS: Mutex<Vec<(Fault, u32)>> = Mutex::new(Vec::new());
+    let mut hits = HITS.lock().unwrap_or_else(PoisonError::into_inner);
+    // A fault that was taken out starts anew when it comes back.
+    hits.retain(|(known, _)| state.faults.contains(known));
+    let at = hits.iter().position(|(known, _)| known == fault).unwrap_or_else(|| {
+        hits.push((fault.clone(), 0));
+        hits.len() - 1
+    });
+    hits[at].1 = hits[at].1.saturating_add(1);
+    if hits[at].1 == calls
+        && let Some(root) = root()
+    {
+        let event = Event::other(EventType::GpuUnavailable as u64, 0).on_gpu(gpu);
+        // A node that this process may not write has no events either.
+        let _sent = Node::open(root).and_then(|node| node.send(&event));
     }
 }

@@ -30,7 +30,7 @@ pub(super) mod init {
         fn nvmlShutdown() {
             let mut shared = node::shared();
             shared.clients = shared.clients.checked_sub(1).ok_or(Code::UNINITIALIZED)?;
-            node::count_client(false);
+            node::tell_clients(&mut shared);
             Ok(())
         }
     }
@@ -40,7 +40,7 @@ pub(super) mod init {
         let mut shared = node::shared();
         node::note_rights(&mut shared, state);
         shared.clients += 1;
-        node::count_client(true);
+        node::tell_clients(&mut shared);
         Ok(())
     }
 }
@@ -68,7 +68,9 @@ exports! { call call;
     fn nvmlSystemGetCudaDriverVersion_v2(version: Out<c_int>) {
         version.put(call.state.cuda_version)
     }
-    fn nvmlSystemGetProcessName(_pid: u32, _name: TextOut, _length: u32) {
-        Err(if call.state.gpus.is_empty() { Code::NOT_SUPPORTED } else { Code::NOT_FOUND })
+    fn nvmlSystemGetProcessName(pid: u32, name: TextOut, length: u32) {
+        let mut processes = call.state.gpus.iter().flat_map(|gpu| &gpu.processes);
+        let process = processes.find(|process| process.pid == pid).ok_or(Code::NOT_FOUND)?;
+        name.put(&process.name, length)
     }
 }

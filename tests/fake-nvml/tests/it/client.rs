@@ -52,6 +52,16 @@ impl Client {
         Self { lib }
     }
 
+    /// A second client in this process: another file of the same library is loaded for itself.
+    pub fn another(node: &Node) -> Self {
+        let path = node.root().join("usr/lib64/another.so");
+        std::fs::copy(node.library(), &path).expect("a copy");
+        // SAFETY: the library's initialisers do nothing.
+        let client = Self { lib: unsafe { NvmlLib::new(path) }.expect("the library loads") };
+        call!(client, nvmlInit_v2()).expect("init");
+        client
+    }
+
     pub fn gpu(&self, index: u32) -> Answer<nvmlDevice_t> {
         let mut device = std::ptr::null_mut();
         call!(self, nvmlDeviceGetHandleByIndex_v2(index, &raw mut device))?;

@@ -15,9 +15,11 @@ mod events;
 mod faults;
 mod files;
 mod layouts;
+mod life;
 mod lifecycle;
 mod listing;
 mod rights;
+mod told;
 mod topology;
 
 use fake_nvml::{Description, Node};
