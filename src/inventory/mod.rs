@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+mod links;
 mod profile;
 #[cfg(test)]
 mod tests;
 
+pub use links::{Link, Links, PciePath};
 pub use profile::{InvalidProfile, Profile};
 
 /// Everything that one look at the driver found.

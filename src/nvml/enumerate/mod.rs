@@ -4,7 +4,10 @@
 //! device are called are asked only once. All else is asked on every look: instances come and go.
 
 mod gpu;
+mod links;
 mod mig;
+
+pub(super) use links::{Peer, unknown_pairs};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -4,6 +4,7 @@ mod driver;
 mod events;
 mod gpus;
 mod hanging;
+mod links;
 mod mig;
 mod reads_only;
 mod session;
