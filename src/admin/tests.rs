@@ -14,7 +14,6 @@ const BOUND: Duration = Duration::from_mins(1);
 
 fn snapshot(pulse: mpsc::Sender<Pulse>) -> Snapshot {
     Snapshot {
-        held_unknown: None,
         inventory: None,
         no_driver: None,
         on_hold: true,

@@ -21,6 +21,8 @@ pub(super) enum Kind {
     Healthy,
     /// After everything has calmed down, the lists are not what the configuration makes of the node.
     NotConverged,
+    /// Lists are sent again and again that say nothing new: the kubelet writes its checkpoint for each.
+    Floods,
     /// The supervisor wakes again and again for nothing.
     Spins,
 }

@@ -16,7 +16,7 @@ use crate::resource::{Device, DeviceId, ResourceName};
 use crate::supervisor::endpoints::Kubelet;
 
 /// The kubelet forgets a resource whose plugin has been away for so long.
-const FORGET: Duration = Duration::from_secs(300);
+const FORGET: Duration = Duration::from_mins(5);
 
 /// A device as the kubelet is told of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,6 +102,8 @@ pub(super) struct SimKubelet {
     pub(super) file: Option<File>,
     /// Which endpoints were started or got another list since somebody looked.
     pub(super) changed: BTreeSet<ResourceName>,
+    /// When lists were sent again in the last minute.
+    pub(super) sent_again: Vec<Instant>,
 }
 
 impl SimKubelet {
@@ -214,6 +216,9 @@ impl SimKubelet {
 
     /// Forgets resources that nobody has served for long.
     pub(super) fn forget(&mut self, now: Instant) {
+        if !self.up {
+            return;
+        }
         let before = self.resources.len();
         self.resources.retain(|_, resource| resource.stopped.is_none_or(|at| now - at < FORGET));
         if self.resources.len() != before {
@@ -305,6 +310,8 @@ impl Kubelet for Link {
     fn send_again(&mut self, resource: &ResourceName) {
         let mut kubelet = self.0.borrow_mut();
         kubelet.changed.insert(resource.clone());
+        kubelet.sent_again.retain(|at| at.elapsed() < Duration::from_mins(1));
+        kubelet.sent_again.push(Instant::now());
         if let Some(endpoint) = kubelet.endpoints.get_mut(resource) {
             endpoint.sent = None;
         }

@@ -4,28 +4,28 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, advance};
 
 use super::checks::{Kind, Violation};
-use super::kubelet::{Container, Link, Pod, SimKubelet};
-use super::node::{Node, gpu_uuid};
+use super::kubelet::{Link, SimKubelet};
+use super::node::Node;
 use super::random::Random;
 use super::settings::{self, QUIET};
-use super::step::Step;
+use super::step::{Step, partition};
+use super::told::Told;
 use crate::cdi::{Cdi, CdiOptions};
 use crate::health::{EventKind, HealthEvent};
-use crate::inventory::{Inventory, RecoveryAction};
+use crate::inventory::Inventory;
 use crate::metrics::Metrics;
 use crate::nvml::{DriverError, Paths, Report, Status};
 use crate::resource::ledger::Ledger;
 use crate::resource::policy::{DeviceSelection, SharedResource};
 use crate::resource::{Device, DeviceId, ResourceName, resolve};
 use crate::supervisor::{
-    Command, Driver, EndpointEvent, Event, Knowledge, Outlook, Outside, Pulse, Reload, Serving, Shown,
-    Supervisor,
+    Driver, Event, Knowledge, Outlook, Outside, Pulse, Reload, Serving, Shown, Supervisor,
 };
 
 /// How often the driver is looked at if nothing else asks for it.
@@ -33,16 +33,19 @@ const RESCAN: Duration = Duration::from_secs(30);
 
 /// After so long with nothing happening the lists must be right: the quiet period of a GPU that had many errors is
 /// 10 min.
-const CALM: Duration = Duration::from_secs(1500);
+const CALM: Duration = Duration::from_mins(25);
 
 /// The supervisor may wake so often in a second while it waits for something.
 const TICKS: u32 = 60;
+
+/// So many lists without news may come in a minute, since each shows which devices are free.
+const SENT_AGAIN: usize = 30;
 
 /// What the supervisor asked of the driver.
 #[derive(Debug, Default)]
 pub(super) struct SimDriver {
     look: Cell<bool>,
-    on_hold: Cell<bool>,
+    pub(super) on_hold: Cell<bool>,
     status: Arc<Status>,
 }
 
@@ -67,7 +70,7 @@ impl Driver for SimDriver {
 
 /// What comes later.
 #[derive(Debug)]
-enum Due {
+pub(super) enum Due {
     Rescan,
     LookBegins,
     LookEnds(Option<Inventory>, Instant),
@@ -82,15 +85,15 @@ enum Due {
 }
 
 pub(super) struct Life<'a> {
-    random: Random,
-    node: Node,
-    kubelet: Rc<RefCell<SimKubelet>>,
-    driver: &'a SimDriver,
+    pub(super) random: Random,
+    pub(super) node: Node,
+    pub(super) kubelet: Rc<RefCell<SimKubelet>>,
+    pub(super) driver: &'a SimDriver,
     show: &'a Shown,
     pulse: mpsc::Sender<Pulse>,
     metrics: Metrics,
-    settings: Reload,
-    supervisor: Option<Supervisor<'a, Link>>,
+    pub(super) settings: Reload,
+    pub(super) supervisor: Option<Supervisor<'a, Link>>,
     /// Whether a look at the driver is under way.
     looking: bool,
     /// By when it is, which plugin and which kubelet it concerns, and in which order it was made.
@@ -98,20 +101,15 @@ pub(super) struct Life<'a> {
     made: u64,
     /// Counts the processes.
     plugin: u64,
-    pod_resources: bool,
-    last_pod: u32,
-    /// What the supervisor has been told: the last look, and whether there was a driver.
-    seen: Option<Inventory>,
-    no_driver: bool,
-    on_hold: bool,
-    /// Until when an error stands against a whole GPU.
-    errors: BTreeMap<String, Instant>,
+    pub(super) pod_resources: bool,
+    pub(super) last_pod: u32,
+    pub(super) told: Told,
     ticks: (Instant, u32),
     trace: bool,
     began: Instant,
 }
 
-type Checked<T = ()> = Result<T, Violation>;
+pub(super) type Checked<T = ()> = Result<T, Violation>;
 
 impl<'a> Life<'a> {
     pub(super) fn new(seed: u64, driver: &'a SimDriver, show: &'a Shown, trace: bool) -> Self {
@@ -142,10 +140,7 @@ impl<'a> Life<'a> {
             plugin: 0,
             pod_resources: true,
             last_pod: 0,
-            seen: None,
-            no_driver: false,
-            on_hold: false,
-            errors: BTreeMap::new(),
+            told: Told::default(),
             ticks: (now, 0),
             trace,
             began: now,
@@ -158,8 +153,7 @@ impl<'a> Life<'a> {
     pub(super) async fn run(&mut self, steps: usize) -> Checked {
         for _ in 0..steps {
             let step = Step::any(&mut self.random);
-            let text = self.trace.then(|| format!("{step:?}")).unwrap_or_default();
-            self.say(|| text);
+            self.say(|| format!("{step:?}"));
             self.take(step)?;
             let pause =
                 if self.random.percent(80) { self.random.ms(0, 1500) } else { self.random.ms(0, 20_000) };
@@ -168,19 +162,20 @@ impl<'a> Life<'a> {
         self.calm_down().await
     }
 
-    fn say(&self, what: impl FnOnce() -> String) {
+    #[expect(clippy::print_stderr, reason = "for whoever looks at one life")]
+    pub(super) fn say(&self, what: impl FnOnce() -> String) {
         if self.trace {
             eprintln!("{:>10.3} {}", self.began.elapsed().as_secs_f64(), what());
         }
     }
 
-    fn after(&mut self, pause: Duration, due: Due) {
+    pub(super) fn after(&mut self, pause: Duration, due: Due) {
         self.made += 1;
         let life = self.kubelet.borrow().life;
         self.due.insert((Instant::now() + pause, self.made), (self.plugin, life, due));
     }
 
-    fn soon(&mut self, least: u64, most: u64, due: Due) {
+    pub(super) fn soon(&mut self, least: u64, most: u64, due: Due) {
         let pause = self.random.ms(least, most);
         self.after(pause, due);
     }
@@ -222,7 +217,7 @@ impl<'a> Life<'a> {
     }
 
     /// As the supervisor's own loop does with each event.
-    fn tell(&mut self, event: Event) -> Checked {
+    pub(super) fn tell(&mut self, event: Event) -> Checked {
         if let Some(supervisor) = &mut self.supervisor {
             let ended = supervisor.take(event);
             assert!(ended.is_none(), "nothing here ends it: {ended:?}");
@@ -232,7 +227,7 @@ impl<'a> Life<'a> {
     }
 
     /// What the supervisor wants done.
-    fn follow_up(&mut self) -> Checked {
+    pub(super) fn follow_up(&mut self) -> Checked {
         if self.driver.look.get() && !self.looking && !self.driver.on_hold.get() && self.supervisor.is_some()
         {
             self.driver.look.set(false);
@@ -287,9 +282,9 @@ impl<'a> Life<'a> {
             Due::Heard(event) => {
                 if event.gpu_instance.is_none()
                     && event.kind == EventKind::Xid(79)
-                    && self.knows(&event.gpu_uuid)
+                    && self.told.has_gpu(&event.gpu_uuid)
                 {
-                    self.errors.insert(event.gpu_uuid.clone(), Instant::now() + QUIET);
+                    self.told.errors.insert(event.gpu_uuid.clone(), Instant::now() + QUIET);
                 }
                 return self.tell(Event::Report(Report::Event(event)));
             }
@@ -310,6 +305,10 @@ impl<'a> Life<'a> {
     fn delivered(&mut self, name: &ResourceName) -> Checked {
         let mut kubelet = self.kubelet.borrow_mut();
         kubelet.take_list(name)?;
+        if kubelet.sent_again.len() > SENT_AGAIN {
+            let text = format!("{name} is one of {SENT_AGAIN} lists in a minute that say nothing new");
+            return Err(Violation::new(Kind::Floods, text));
+        }
         drop(kubelet);
         self.say(|| {
             let kubelet = self.kubelet.borrow();
@@ -327,17 +326,15 @@ impl<'a> Life<'a> {
         if self.driver.on_hold.get() {
             return Ok(());
         }
-        self.no_driver = found.is_none();
-        if let Some(inventory) = found {
-            self.on_hold = false;
-            self.seen = Some(match &self.seen {
-                Some(seen) => inventory.clone().with_unreadable_from(seen),
-                None => inventory.clone(),
-            });
-            self.tell(Event::Report(Report::Inventory { inventory, began: began.into_std() }))
-        } else {
-            self.tell(Event::Report(Report::NoDriver(DriverError::NoAnswer { call: "nvmlInit_v2" })))
-        }
+        self.told.no_driver = found.is_none();
+        let report = match found {
+            Some(inventory) => {
+                self.told.take(inventory.clone());
+                Report::Inventory { inventory, began: began.into_std() }
+            }
+            None => Report::NoDriver(DriverError::NoAnswer { call: "nvmlInit_v2" }),
+        };
+        self.tell(Event::Report(report))
     }
 
     fn answer(&mut self) -> Checked {
@@ -347,6 +344,7 @@ impl<'a> Life<'a> {
             let listed = answers.then(|| kubelet.listed());
             super::look(listed, kubelet.file.as_ref(), kubelet.up)
         };
+        self.say(|| format!("    {look:?}"));
         self.tell(Event::Look(look))
     }
 
@@ -372,26 +370,37 @@ impl<'a> Life<'a> {
         if self.supervisor.is_some() {
             return;
         }
+        self.told = Told::default();
+        self.supervise(Knowledge::default(), Ledger::default());
+    }
+
+    /// The plugin begins anew with what it knows and has served, as for a configuration that changes roots.
+    pub(super) fn start_over(&mut self) {
+        let Some(supervisor) = self.supervisor.take() else { return };
+        let (_, ledger) = supervisor.serving.into_parts();
+        self.kubelet.borrow_mut().plugin_gone(Instant::now());
+        self.supervise(supervisor.outlook.into_knowledge(), ledger);
+    }
+
+    fn supervise(&mut self, knowledge: Knowledge, ledger: Ledger) {
         self.say(|| format!("the plugin starts: {:?}", self.settings.policy.offer));
         self.plugin += 1;
-        let cdi = Cdi::new(
-            CdiOptions {
-                spec_dir: "/nonexistent".into(),
-                host_driver_root: "/".into(),
-                host_dev_root: "/".into(),
-                hook: None,
-                disabled_hooks: BTreeSet::new(),
-                without_sockets: true,
-                imex_channels: BTreeSet::new(),
-                features: BTreeSet::new(),
-            },
-            Paths::below("/nonexistent"),
-        );
-        let Reload { policy, .. } = self.settings.clone();
+        let options = CdiOptions {
+            spec_dir: "/nonexistent".into(),
+            host_driver_root: "/".into(),
+            host_dev_root: "/".into(),
+            hook: None,
+            disabled_hooks: BTreeSet::new(),
+            without_sockets: true,
+            imex_channels: BTreeSet::new(),
+            features: BTreeSet::new(),
+        };
+        let cdi = Cdi::new(options, Paths::below("/nonexistent"));
+        let policy = self.settings.policy.clone();
         let grace = policy.removal_grace;
         self.supervisor = Some(Supervisor {
-            outlook: Outlook::new(policy, cdi, false, Knowledge::default()),
-            serving: Serving::new(Link(Rc::clone(&self.kubelet)), grace, Ledger::default()),
+            outlook: Outlook::new(policy, cdi, false, knowledge),
+            serving: Serving::new(Link(Rc::clone(&self.kubelet)), grace, ledger),
             outside: Outside { driver: self.driver, show: self.show, pulse: self.pulse.clone() },
             driver_root: "/nonexistent".into(),
             metrics: self.metrics.clone(),
@@ -399,173 +408,9 @@ impl<'a> Life<'a> {
         });
         self.driver.on_hold.set(false);
         self.driver.look.set(false);
-        (self.seen, self.no_driver, self.on_hold) = (None, false, false);
-        self.errors.clear();
         self.looking = true;
         self.soon(10, 2000, Due::LookBegins);
         self.after(RESCAN, Due::Rescan);
-    }
-
-    fn take(&mut self, step: Step) -> Checked {
-        match step {
-            Step::Slot(..) | Step::Mig(..) => {
-                partition(&mut self.node, step, &mut self.random);
-                let (Step::Slot(gpu, ..) | Step::Mig(gpu, _)) = step else { return Ok(()) };
-                if self.random.percent(50) {
-                    self.hear(gpu, None, EventKind::MigConfigChange);
-                }
-            }
-            Step::Lost(gpu, lost) => self.node.gpus[gpu].lost = lost,
-            Step::NeedsReset(gpu, needs) => {
-                self.node.gpus[gpu].needs_reset = needs;
-                self.hear(gpu, None, EventKind::RecoveryAction);
-            }
-            Step::Xid(gpu, slot) => self.hear(gpu, slot, EventKind::Xid(79)),
-            Step::Driver(there) => self.node.driver = there,
-            Step::Reload => {
-                self.settings = settings::any(&mut self.random);
-                self.say(|| format!("{:?}", self.settings.policy.offer));
-                return self.tell(Event::Command(Command::Reload(Box::new(self.settings.clone()))));
-            }
-            Step::PluginRestart(other_settings) => {
-                if other_settings {
-                    self.settings = settings::any(&mut self.random);
-                }
-                if self.supervisor.take().is_some() {
-                    self.kubelet.borrow_mut().plugin_gone(Instant::now());
-                    self.soon(100, 8000, Due::PluginStarts);
-                }
-            }
-            Step::Hold(true) => {
-                self.on_hold = self.supervisor.is_some();
-                return self.tell(Event::Command(Command::Hold));
-            }
-            Step::Hold(false) => return self.tell(Event::Command(Command::Resume)),
-            Step::KubeletRestart(in_good_order, pause) => {
-                if self.kubelet.borrow().up {
-                    self.kubelet.borrow_mut().stop(in_good_order);
-                    self.after(pause, Due::KubeletStarts);
-                }
-            }
-            Step::PodResources(answers) => self.pod_resources = answers,
-            Step::Pod(with_init) => return self.pod_comes(with_init),
-            Step::PodEnds => {
-                let pods: Vec<_> = self.kubelet.borrow().pods.keys().copied().collect();
-                if let Some(pod) = self.random.pick(&pods) {
-                    self.say(|| format!("pod {pod} ends"));
-                    self.kubelet.borrow_mut().pods.remove(&pod);
-                }
-            }
-            Step::Nothing => {}
-        }
-        Ok(())
-    }
-
-    /// The driver tells of something by itself.
-    fn hear(&mut self, gpu: usize, slot: Option<usize>, kind: EventKind) {
-        let number = |number: usize| u32::try_from(number).unwrap_or(0);
-        let event = HealthEvent {
-            gpu_uuid: gpu_uuid(number(gpu)),
-            gpu_instance: slot.map(|slot| number(slot) + 7),
-            compute_instance: slot.map(|_| 0),
-            kind,
-            at: SystemTime::UNIX_EPOCH,
-        };
-        if self.node.driver && !self.driver.on_hold.get() {
-            self.soon(0, 50, Due::Heard(event));
-        }
-    }
-
-    fn pod_comes(&mut self, with_init: bool) -> Checked {
-        let mut kubelet = self.kubelet.borrow_mut();
-        let is_admitting = kubelet.pods.values().any(|pod| pod.admitted < pod.containers.len());
-        if !kubelet.sources_ready || !kubelet.up || is_admitting {
-            return Ok(());
-        }
-        let healthy = kubelet.resources.iter().filter(|(_, resource)| !resource.healthy.is_empty());
-        let names: Vec<_> = healthy.map(|(name, _)| name.clone()).collect();
-        if names.is_empty() {
-            return Ok(());
-        }
-        let mut container = |init| {
-            let resource = names[self.random.below(names.len())].clone();
-            Container { init, resource, count: 1 + self.random.below(10) / 8 }
-        };
-        let mut containers = Vec::from_iter(with_init.then(|| container(true)));
-        containers.push(container(false));
-        self.last_pod += 1;
-        let pod = self.last_pod;
-        kubelet.pods.insert(pod, Pod { containers, admitted: 0, known: true });
-        drop(kubelet);
-        self.admit_next(pod)
-    }
-
-    /// Gives a pod's next container its devices.
-    fn admit_next(&mut self, pod: u32) -> Checked {
-        let mut kubelet = self.kubelet.borrow_mut();
-        kubelet.update_allocated();
-        let Some(Pod { containers, admitted, .. }) = kubelet.pods.get(&pod).cloned() else { return Ok(()) };
-        let Some(Container { resource, count, .. }) = containers.get(admitted) else { return Ok(()) };
-        let (mut ids, mut free) = kubelet.available(pod, resource);
-        self.random.shuffle(&mut ids);
-        self.random.shuffle(&mut free);
-        ids.extend(free);
-        ids.truncate(*count);
-        let answer =
-            if ids.len() == *count { kubelet.allocate(resource, &ids, &self.node) } else { Err(None) };
-        let Err(stale) = answer else {
-            let slices: BTreeSet<_> = self.known_slices();
-            kubelet.judge_allocation(pod, &ids, |uuid| slices.contains(uuid))?;
-            drop(kubelet);
-            self.say(|| format!("pod {pod} is given {ids:?} of {resource}"));
-            self.soon(0, 60, Due::Admitted(pod, ids));
-            return Ok(());
-        };
-        // A pod that is not admitted has failed for good.
-        kubelet.pods.remove(&pod);
-        drop(kubelet);
-        match stale {
-            Some(device) => {
-                self.tell(Event::Stale(EndpointEvent::Stale { resource: resource.clone(), device }))
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// Whether the supervisor knows a GPU: what is told of another is not kept until that one comes.
-    fn knows(&self, gpu: &str) -> bool {
-        self.seen.iter().flat_map(|inventory| &inventory.gpus).any(|known| known.uuid == gpu)
-    }
-
-    /// The slices that the supervisor knows of.
-    fn known_slices(&self) -> BTreeSet<String> {
-        let gpus = self.seen.iter().flat_map(|inventory| &inventory.gpus);
-        gpus.flat_map(|gpu| &gpu.mig_devices).map(|slice| slice.uuid.clone()).collect()
-    }
-
-    /// The kubelet takes down what a container was given.
-    fn admitted(&mut self, pod: u32, ids: &[DeviceId]) -> Checked {
-        let mut kubelet = self.kubelet.borrow_mut();
-        let Some(Pod { containers, admitted, .. }) = kubelet.pods.get(&pod).cloned() else { return Ok(()) };
-        let Some(Container { resource, init, .. }) = containers.get(admitted).cloned() else { return Ok(()) };
-        let list =
-            kubelet.resources.get(&resource).and_then(|resource| resource.list.clone()).unwrap_or_default();
-        let mut held = BTreeMap::new();
-        for id in ids {
-            let Some(told) = list.get(id) else {
-                let text =
-                    format!("{id} of {resource} was just given to pod {pod} and is not in the list any more");
-                return Err(Violation::new(Kind::Crash, text));
-            };
-            held.insert(id.clone(), told.numa);
-        }
-        kubelet.held.push(super::kubelet::Allocated { pod, init, resource, ids: held });
-        kubelet.write();
-        if let Some(pod) = kubelet.pods.get_mut(&pod) {
-            pod.admitted += 1;
-        }
-        drop(kubelet);
-        self.admit_next(pod)
     }
 
     /// What is healthy in a list that has just changed must have no reason not to be, as far as anybody has told.
@@ -573,35 +418,11 @@ impl<'a> Life<'a> {
         let kubelet = self.kubelet.borrow();
         let devices = kubelet.endpoints.get(name).map_or(&[][..], |endpoint| endpoint.devices.as_slice());
         for device in devices.iter().filter(|device| device.is_healthy()) {
-            if let Some(why) = self.why_not(device) {
+            if let Some(why) = self.told.why_not(device) {
                 return Err(Violation::new(Kind::Healthy, format!("{} of {name}: {why}", device.id)));
             }
         }
         Ok(())
-    }
-
-    fn why_not(&self, device: &Device) -> Option<&'static str> {
-        if self.no_driver {
-            return Some("there is no driver");
-        }
-        if self.on_hold {
-            return Some("the plugin is on hold");
-        }
-        let gpus = self.seen.iter().flat_map(|inventory| &inventory.gpus);
-        let Some(gpu) = gpus.into_iter().find(|gpu| gpu.uuid == device.gpu_uuid) else {
-            return Some("no such GPU");
-        };
-        if gpu.problem.is_some() {
-            return Some("its GPU is lost");
-        }
-        if gpu.recovery_action != Some(RecoveryAction::None) {
-            return Some("its GPU needs a reset");
-        }
-        if self.errors.get(&gpu.uuid).is_some_and(|until| *until > Instant::now()) {
-            return Some("its GPU has just had an error");
-        }
-        let is_there = |slice| gpu.mig_devices.iter().any(|there| there.is_same(slice));
-        (!device.mig.as_ref().is_none_or(is_there)).then_some("the driver does not have it")
     }
 
     /// Nothing happens any more, and nothing is held: the lists become what they should be.
@@ -647,20 +468,5 @@ impl<'a> Life<'a> {
         }
         let more = kubelet.endpoints.keys().find(|name| !wanted.contains_key(*name));
         more.map_or(Ok(()), |name| Err(format!("{name} is still served")))
-    }
-}
-
-/// What somebody with `nvidia-smi` does.
-fn partition(node: &mut Node, step: Step, random: &mut Random) {
-    match step {
-        Step::Slot(gpu, slot, kind) => node.set_slot(gpu, slot, kind),
-        Step::Mig(gpu, mig) if node.gpus[gpu].mig != mig => {
-            node.set_mig(gpu, mig);
-            for slot in 0..node.gpus[gpu].slots.len() {
-                let kind = random.pick(&super::node::KINDS).filter(|_| random.percent(70));
-                node.set_slot(gpu, slot, kind);
-            }
-        }
-        _ => {}
     }
 }

@@ -3,8 +3,8 @@
 //! their own. After each step the invariants in `checks` must hold, and when all has calmed down the lists must be what
 //! the configuration makes of the node.
 //!
-//! `node` is the truth about the hardware, `kubelet` the kubelet with the endpoints in front of it, `step` what can
-//! happen, `life` the clock and everything that takes time. CONTRIBUTING.md says how to run more seeds, and how to see
+//! `node` is the truth about the hardware, `told` what the supervisor knows of it, `kubelet` the kubelet with the
+//! endpoints in front of it, `step` what can happen, `life` the clock and everything that takes time, `pods` one of those. CONTRIBUTING.md says how to run more seeds, and how to see
 //! one of them step by step.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,9 +14,11 @@ mod checks;
 mod kubelet;
 mod life;
 mod node;
+mod pods;
 mod random;
 mod settings;
 mod step;
+mod told;
 
 use checks::{Kind, Violation};
 use kubelet::{Allocated, File};
@@ -29,7 +31,7 @@ use crate::resource::DeviceId;
 const STEPS: usize = 120;
 
 /// Lives that each run of the tests tries.
-const LIVES: u64 = 300;
+const LIVES: u64 = 100;
 
 /// Lives that once broke an invariant, and which.
 const BROKEN: [(u64, Kind); 0] = [];

@@ -78,34 +78,10 @@ impl Node {
                     left_out: true,
                 });
             } else {
-                inventory.gpus.push(self.gpu(index, gpu));
+                inventory.gpus.push(found(index, gpu));
             }
         }
         inventory
-    }
-
-    fn gpu(&self, index: u32, gpu: &SimGpu) -> Gpu {
-        let action = if gpu.needs_reset { RecoveryAction::Reset } else { RecoveryAction::None };
-        let devices = gpu.slots.iter().zip(0..).filter_map(|(slice, slot)| {
-            let Slice { kind: (profile, start), made } = (*slice)?;
-            let stamp = FileStamp { device: 1, inode: made, changed_ns: Some(i128::from(made)) };
-            let size = if profile.starts_with('1') { 1 } else { 2 };
-            Some(MigDevice {
-                uuid: mig_uuid(index, slot),
-                placement: Some(Placement { start: 2 * slot + start, size }),
-                access_stamp: Some(stamp),
-                ..fixtures::mig_device(index, slot, profile)
-            })
-        });
-        Gpu {
-            uuid: gpu_uuid(index),
-            // One node each, so that a device that has lost its own is seen.
-            numa_node: Some(index),
-            mig_mode: Some(MigMode { current: gpu.mig, pending: gpu.mig }),
-            mig_devices: devices.collect(),
-            recovery_action: Some(action),
-            ..fixtures::gpu(index)
-        }
     }
 
     /// Whether the capability file of this slice is what it was when the slice was found, as an `Allocate` looks.
@@ -113,5 +89,30 @@ impl Node {
         let inventory = self.look();
         let mut slices = inventory.gpus.iter().flat_map(|gpu| &gpu.mig_devices);
         slices.any(|there| there.uuid == slice.uuid && there.access_stamp == slice.access_stamp)
+    }
+}
+
+/// What is found of a GPU that answers.
+fn found(index: u32, gpu: &SimGpu) -> Gpu {
+    let action = if gpu.needs_reset { RecoveryAction::Reset } else { RecoveryAction::None };
+    let devices = gpu.slots.iter().zip(0..).filter_map(|(slice, slot)| {
+        let Slice { kind: (profile, start), made } = (*slice)?;
+        let stamp = FileStamp { device: 1, inode: made, changed_ns: Some(i128::from(made)) };
+        let size = if profile.starts_with('1') { 1 } else { 2 };
+        Some(MigDevice {
+            uuid: mig_uuid(index, slot),
+            placement: Some(Placement { start: 2 * slot + start, size }),
+            access_stamp: Some(stamp),
+            ..fixtures::mig_device(index, slot, profile)
+        })
+    });
+    Gpu {
+        uuid: gpu_uuid(index),
+        // One node each, so that a device that has lost its own is seen.
+        numa_node: Some(index),
+        mig_mode: Some(MigMode { current: gpu.mig, pending: gpu.mig }),
+        mig_devices: devices.collect(),
+        recovery_action: Some(action),
+        ..fixtures::gpu(index)
     }
 }
