@@ -138,6 +138,7 @@ mod tests {
             namespace: "a".to_owned(),
             pod: "b".to_owned(),
             container: "c".to_owned(),
+            numa_node: None,
         };
         let holdings = Arc::new(vec![holding]);
         let mut state = State { answered: Some((Instant::now(), Arc::clone(&holdings))), ..State::default() };

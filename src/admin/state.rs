@@ -34,7 +34,7 @@ pub(super) fn of(snapshot: &Snapshot, holders: &Holders) -> NodeState {
                 .map(|(name, served)| resource(name, served, holders))
                 .collect(),
             withheld: snapshot.withheld.iter().map(withheld).collect(),
-            warnings: snapshot.warnings.clone(),
+            warnings: snapshot.warnings.iter().chain(&snapshot.held_unknown).cloned().collect(),
             holders_unknown: holders.unknown.clone(),
         }),
     }

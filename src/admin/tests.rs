@@ -24,6 +24,7 @@ fn snapshot(pulse: mpsc::Sender<Pulse>) -> Snapshot {
         warnings: Vec::new(),
         recovery: BTreeMap::new(),
         driver_root: PathBuf::new(),
+        held_unknown: None,
         pod_resources_socket: PathBuf::new(),
         driver: Arc::new(nvml::Status::default()),
         pulse,

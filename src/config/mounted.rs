@@ -2,7 +2,7 @@
 //!
 //! Answers to the kubelet name device nodes and files by their paths on the host, and this process looks for them where
 //! the root is mounted. Whoever changes the mount in a manifest and not the variable gets devices that are healthy, and
-//! containers that cannot start. Only the host's own root can be told from others, by the kubelet's folder in it.
+//! containers that cannot start. Only the host's own root can be recognised, by the kubelet's folder in it.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -14,16 +14,16 @@ use crate::nvml::resolve_in_root;
 const PLUGIN_FOLDER: &str = "/var/lib/kubelet/device-plugins";
 
 /// A sentence where the two differ. `plugin_folder` is the kubelet's folder and `mounted` the driver root, as this process
-/// sees them; `told` is the driver root on the host.
-pub(super) fn other_root(plugin_folder: &Path, mounted: &Path, told: &Path) -> Option<String> {
-    if mounted == told || !mounted.is_dir() {
+/// sees them; `named` is the driver root on the host.
+pub(super) fn other_root(plugin_folder: &Path, mounted: &Path, named: &Path) -> Option<String> {
+    if mounted == named || !mounted.is_dir() {
         return None;
     }
     let identity = |path: &Path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
     let own = identity(plugin_folder)?;
     let below = resolve_in_root(mounted, Path::new(PLUGIN_FOLDER)).ok();
     let is_host = below.and_then(|path| identity(&path)) == Some(own);
-    let mount = match (told == Path::new("/"), is_host) {
+    let mount = match (named == Path::new("/"), is_host) {
         (true, false) => "is not the host's /",
         (false, true) => "is the host's /",
         _ => return None,
@@ -32,7 +32,7 @@ pub(super) fn other_root(plugin_folder: &Path, mounted: &Path, told: &Path) -> O
         "--nvidia-driver-root (NVIDIA_DRIVER_ROOT) is {}, and what is mounted at {} (--driver-root-ctr-path) {mount}: \
          containers get device nodes and files by their paths below the former, so they may not start; let both be the \
          driver's root",
-        told.display(),
+        named.display(),
         mounted.display()
     ))
 }
@@ -43,8 +43,8 @@ mod tests {
 
     use super::*;
 
-    fn warns(plugin_folder: &Path, mounted: &Path, told: &str) -> bool {
-        other_root(plugin_folder, mounted, Path::new(told)).is_some()
+    fn warns(plugin_folder: &Path, mounted: &Path, named: &str) -> bool {
+        other_root(plugin_folder, mounted, Path::new(named)).is_some()
     }
 
     #[test]

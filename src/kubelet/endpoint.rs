@@ -134,6 +134,11 @@ impl Endpoint {
         self.offer.publish(devices);
     }
 
+    /// Has streams send the list once more.
+    pub fn send_again(&self) {
+        self.offer.publish_again();
+    }
+
     /// Changes how answers are made from now on; what containers have got stays as it is.
     pub fn set_rules(&self, rules: Rules) {
         self.offer.set_rules(rules);

@@ -20,6 +20,8 @@ use crate::nvml::Paths;
 use crate::resource::allocate::Rules;
 use crate::resource::{DeviceId, ResourceName};
 
+mod checkpoint;
+mod claims;
 mod endpoint;
 mod folder;
 mod offer;
@@ -29,10 +31,11 @@ mod registration;
 mod server;
 mod socket;
 
+pub use checkpoint::{CHECKPOINT, Checkpoint, CheckpointError};
+pub use claims::{Claim, Look, look};
 pub use endpoint::{Endpoint, EndpointStatus, Registration};
-pub use folder::{FolderState, watch_folder};
+pub use folder::{FileId, FolderState, watch_folder};
 pub use podresources::{Holding, PodResourcesError, holdings};
-pub use registration::is_alive;
 pub use socket::{SocketNames, sweep};
 
 #[allow(

@@ -12,13 +12,20 @@ use crate::resource::allocate::{AllocateError, Answer, Rules, allocate, unchange
 use crate::resource::preferred::preferred;
 use crate::resource::{Device, DeviceId, ResourceName};
 
+/// A list, and how often one was to be sent though nothing had changed.
+#[derive(Debug, Default)]
+pub(super) struct List {
+    pub(super) devices: Vec<Device>,
+    pub(super) repeats: u64,
+}
+
 /// The list that is being served, and when each of its devices was last handed out.
 #[derive(Debug)]
 pub(super) struct Offer {
     resource: ResourceName,
     rules: Mutex<Arc<Rules>>,
     paths: Paths,
-    list: watch::Sender<Vec<Device>>,
+    list: watch::Sender<List>,
     /// How many lists there were.
     version: watch::Sender<u64>,
     allocated: Mutex<HashMap<DeviceId, Instant>>,
@@ -30,7 +37,7 @@ impl Offer {
             resource,
             rules: Mutex::new(Arc::new(rules)),
             paths,
-            list: watch::Sender::new(devices),
+            list: watch::Sender::new(List { devices, repeats: 0 }),
             version: watch::Sender::new(0),
             allocated: Mutex::default(),
         }
@@ -40,7 +47,7 @@ impl Offer {
         &self.resource
     }
 
-    pub(super) fn subscribe(&self) -> watch::Receiver<Vec<Device>> {
+    pub(super) fn subscribe(&self) -> watch::Receiver<List> {
         self.list.subscribe()
     }
 
@@ -53,8 +60,13 @@ impl Offer {
         let mut allocated = self.lock();
         let ids: HashSet<_> = devices.iter().map(|device| &device.id).collect();
         allocated.retain(|id, _| ids.contains(id));
-        self.list.send_replace(devices);
+        self.list.send_modify(|list| list.devices = devices);
         self.version.send_modify(|version| *version += 1);
+    }
+
+    /// Has streams send the list once more.
+    pub(super) fn publish_again(&self) {
+        self.list.send_modify(|list| list.repeats += 1);
     }
 
     /// Whether a `ListAndWatch` stream is open: each has a receiver of the list.
@@ -79,12 +91,13 @@ impl Offer {
     pub(super) fn allocate(&self, containers: &[Vec<String>]) -> Result<Vec<Answer>, AllocateError> {
         // Held to the end, so that no list can be published between looking at one and noting the allocation.
         let mut allocated = self.lock();
-        let devices = self.list.borrow();
+        let list = self.list.borrow();
+        let devices = &list.devices;
         let rules = self.rules();
         let dev_root = self.paths.dev_root();
         let answer = |ids: &Vec<String>| {
-            let answer = allocate(self.resource.as_str(), &devices, ids, &rules, &dev_root, Path::exists)?;
-            unchanged(&devices, ids, file_stamp)?;
+            let answer = allocate(self.resource.as_str(), devices, ids, &rules, &dev_root, Path::exists)?;
+            unchanged(devices, ids, file_stamp)?;
             Ok(answer)
         };
         let answers = containers.iter().map(answer).collect::<Result<_, _>>()?;
@@ -99,7 +112,7 @@ impl Offer {
         must_include: &[String],
         size: usize,
     ) -> Vec<String> {
-        preferred(&self.list.borrow(), available, must_include, size, self.rules().allocation)
+        preferred(&self.list.borrow().devices, available, must_include, size, self.rules().allocation)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<DeviceId, Instant>> {

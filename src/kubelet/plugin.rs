@@ -13,7 +13,7 @@ use tracing::debug;
 
 use super::EndpointEvent;
 use super::api::deviceplugin as wire;
-use super::offer::Offer;
+use super::offer::{List, Offer};
 use crate::metrics::Metrics;
 use crate::resource::allocate::{AllocateError, Answer};
 use crate::resource::{Device, DeviceId};
@@ -177,17 +177,21 @@ impl Plugin {
     }
 }
 
-/// Sends the list as it is, then each change of it, until the other side has gone.
+/// Sends the list as it is, then each change of it, and once more when that is asked for, until the other side has gone.
 async fn send_lists(
-    mut lists: watch::Receiver<Vec<Device>>,
+    mut lists: watch::Receiver<List>,
     sender: &mpsc::Sender<Result<wire::ListAndWatchResponse, Status>>,
 ) {
     let mut last = None;
     loop {
         // Much of what we know of a device does not go over the wire, and may change unseen.
-        let devices: Vec<_> = lists.borrow_and_update().iter().map(device_to_wire).collect();
-        if last.as_ref() != Some(&devices) {
-            last = Some(devices.clone());
+        let (devices, repeats) = {
+            let now = lists.borrow_and_update();
+            (now.devices.iter().map(device_to_wire).collect::<Vec<_>>(), now.repeats)
+        };
+        let next = (devices.clone(), repeats);
+        if last.as_ref() != Some(&next) {
+            last = Some(next);
             if sender.send(Ok(wire::ListAndWatchResponse { devices })).await.is_err() {
                 return;
             }

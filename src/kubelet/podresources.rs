@@ -42,6 +42,8 @@ pub struct Holding {
     pub pod: String,
     /// The container's name.
     pub container: String,
+    /// The NUMA node that the device had when it was handed out.
+    pub numa_node: Option<u32>,
 }
 
 /// What containers hold, in a fixed order.
@@ -77,12 +79,15 @@ fn of_pod(pod: wire::PodResources) -> impl Iterator<Item = Holding> {
         container.devices.into_iter().flat_map(move |devices| {
             let (namespace, pod, container) = (namespace.clone(), pod.clone(), name.clone());
             let resource = devices.resource_name;
+            let node = devices.topology.and_then(|topology| topology.nodes.first().map(|node| node.id));
+            let numa_node = node.and_then(|node| u32::try_from(node).ok());
             devices.device_ids.into_iter().map(move |id| Holding {
                 resource: resource.clone(),
                 device: DeviceId(id),
                 namespace: namespace.clone(),
                 pod: pod.clone(),
                 container: container.clone(),
+                numa_node,
             })
         })
     })

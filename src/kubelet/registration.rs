@@ -45,7 +45,7 @@ pub(super) async fn register(
 }
 
 /// Whether the kubelet accepts connections; one that ended may leave its socket's file behind.
-pub async fn is_alive(kubelet_socket: &Path) -> bool {
+pub(super) async fn is_alive(kubelet_socket: &Path) -> bool {
     matches!(timeout(CONNECT_LIMIT, UnixStream::connect(kubelet_socket)).await, Ok(Ok(_)))
 }
 

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use humantime::format_rfc3339_seconds;
 
 use crate::health::EventKind;
-use crate::inventory::{DeviceNode, Gpu, MigDevice, RecoveryAction, Trouble, TroubleKind};
+use crate::inventory::{DeviceNode, Gpu, Inventory, MigDevice, RecoveryAction, Trouble, TroubleKind};
 
 pub mod allocate;
 pub mod cdi_name;
@@ -50,9 +50,9 @@ pub struct Device {
 }
 
 impl Device {
-    /// A device of which only the ID is known: a pod has held it since before this program was started, and the driver
-    /// does not have it.
-    pub fn known_by_id(id: DeviceId) -> Self {
+    /// A device of which only the ID is known, and the NUMA node that it had when it was handed out: a pod has held it
+    /// since before this program was started, and the driver may not have it.
+    pub fn known_by_id(id: DeviceId, numa_node: Option<u32>) -> Self {
         let (uuid, replica) = match id.0.split_once("::") {
             Some((uuid, number)) => {
                 (uuid, number.parse().ok().map(|number| Replica { number, alone: false }))
@@ -65,11 +65,22 @@ impl Device {
             gpu_index: u32::MAX,
             gpu_uuid: String::new(),
             mig: None,
-            numa_node: None,
+            numa_node,
             nodes: Vec::new(),
             reasons: vec![Reason::Gone],
             id,
         }
+    }
+
+    /// What the driver has under this device's UUID, if anything, as a whole GPU's or a slice's.
+    fn in_inventory(&self, inventory: &Inventory) -> Option<Self> {
+        inventory.gpus.iter().find_map(|gpu| {
+            if gpu.uuid == self.uuid {
+                return Some(Self::of_gpu(gpu));
+            }
+            let mig = gpu.mig_devices.iter().find(|mig| mig.uuid == self.uuid)?;
+            Some(Self::of_mig(gpu, mig))
+        })
     }
 
     /// Whether nothing but its ID is known.
@@ -82,9 +93,19 @@ impl Device {
         self.reasons.is_empty()
     }
 
+    /// Whether it is a GPU as a whole, or a replica of one.
+    pub fn is_whole_gpu(&self) -> bool {
+        self.uuid == self.gpu_uuid
+    }
+
     /// Whether `other` is this very device, rather than another one that came back under its UUID.
     pub fn is_same(&self, other: &Self) -> bool {
-        self.id == other.id
+        self.id == other.id && self.is_same_hardware(other)
+    }
+
+    /// Whether `other` is this device or a replica of it.
+    fn is_same_hardware(&self, other: &Self) -> bool {
+        self.uuid == other.uuid
             && self.gpu_uuid == other.gpu_uuid
             && match (&self.mig, &other.mig) {
                 (None, None) => {
@@ -199,6 +220,10 @@ impl fmt::Display for DeviceId {
 pub enum Reason {
     /// The driver no longer has it; it stays listed until nobody can be using the entry.
     Gone,
+    /// The driver has it, and it is no longer offered under this name; it stays listed as one that has gone does.
+    NotOffered,
+    /// Something of its GPU that is not to be used beside it is still listed and may be held; the text says what.
+    Blocked(String),
     /// Its GPU has fallen off the bus or needs a reset; the text has NVML's words.
     Lost(String),
     /// A call about it does not come back; the text says which.
@@ -231,6 +256,8 @@ impl Reason {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Gone => "gone",
+            Self::NotOffered => "not_offered",
+            Self::Blocked(_) => "blocked",
             Self::Lost(_) => "lost",
             Self::NoAnswer(_) => "no_answer",
             Self::Unreadable(_) => "unreadable",
@@ -259,6 +286,10 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gone => f.write_str("the driver no longer has this device"),
+            Self::NotOffered => {
+                f.write_str("no longer offered under this name since the configuration or the layout changed")
+            }
+            Self::Blocked(why) => f.write_str(why),
             Self::Lost(why) => write!(f, "lost: {why}"),
             Self::NoAnswer(why) => write!(f, "does not answer: {why}"),
             Self::Unreadable(why) => write!(f, "cannot be read: {why}"),

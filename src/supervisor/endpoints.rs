@@ -29,6 +29,10 @@ pub(super) trait Kubelet {
     /// Serves another list of a resource.
     fn update(&mut self, resource: &ResourceName, devices: Vec<Device>);
 
+    /// Serves the list of a resource once more, though nothing about it has changed: the kubelet then writes its
+    /// checkpoint.
+    fn send_again(&mut self, resource: &ResourceName);
+
     /// Ends a resource.
     fn stop(&mut self, resource: &ResourceName);
 
@@ -85,6 +89,12 @@ impl Kubelet for Endpoints {
     fn update(&mut self, resource: &ResourceName, devices: Vec<Device>) {
         if let Some(endpoint) = self.running.get(resource) {
             endpoint.update(devices);
+        }
+    }
+
+    fn send_again(&mut self, resource: &ResourceName) {
+        if let Some(endpoint) = self.running.get(resource) {
+            endpoint.send_again();
         }
     }
 

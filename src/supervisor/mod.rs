@@ -42,7 +42,7 @@ use self::serving::Serving;
 pub use self::snapshot::{Served, Snapshot};
 use crate::cdi::Cdi;
 use crate::health::HealthPolicy;
-use crate::kubelet::{Context, EndpointEvent, Holding, PodResourcesError, holdings, is_alive};
+use crate::kubelet::{Context, EndpointEvent, Look, look};
 use crate::metrics::Metrics;
 use crate::nvml::{DriverError, Report, Session, Status};
 use crate::resource::allocate::Rules;
@@ -184,8 +184,8 @@ enum Event {
     Report(Report),
     Command(Command),
     Stale(EndpointEvent),
-    /// What pods hold, and whether the kubelet accepts connections.
-    Held(Result<Vec<Holding>, PodResourcesError>, bool),
+    /// What pods hold.
+    Look(Look),
     Pulse(Pulse),
     Tick,
 }
@@ -215,17 +215,16 @@ pub async fn run(
         metrics,
         stale: None,
     };
-    let (held_sender, mut held) = mpsc::channel(1);
+    let (look_sender, mut looks) = mpsc::channel(1);
     let ended = loop {
         if supervisor.serving.has_a_question() {
-            let sender = held_sender.clone();
+            let sender = look_sender.clone();
             let socket = supervisor.outlook.policy().pod_resources_socket.clone();
             let kubelet_socket = kubelet_socket.clone();
             // Bounded by its own time-outs; the channel has room for the one question under way.
             tokio::spawn(async move {
-                let answer = holdings(&socket).await;
-                let alive = answer.is_ok() || is_alive(&kubelet_socket).await;
-                if sender.send((answer, alive)).await.is_err() {
+                let look = look(&socket, &kubelet_socket).await;
+                if sender.send(look).await.is_err() {
                     debug!("the supervisor has ended");
                 }
             });
@@ -239,7 +238,7 @@ pub async fn run(
             },
             Some(event) = inputs.endpoints.recv() => Event::Stale(event),
             Some(command) = inputs.commands.recv() => Event::Command(command),
-            Some((answer, alive)) = held.recv() => Event::Held(answer, alive),
+            Some(look) = looks.recv() => Event::Look(look),
             Ok(()) = folder.changed(), if supervisor.serving.waits_for_kubelet() => Event::Tick,
             Some(asker) = inputs.pulse.recv() => Event::Pulse(asker),
             () = sleep(pause.unwrap_or_default()), if pause.is_some() => Event::Tick,
@@ -322,11 +321,9 @@ impl<K: Kubelet> Supervisor<'_, K> {
                 info!(%resource, %device, "a listed device may not be what it was; looking at the driver again");
                 true
             }
-            Event::Held(answer, alive) => {
-                if let Ok(holdings) = &answer {
-                    self.outlook.take_held(holdings.iter().map(|holding| holding.device.clone()).collect());
-                }
-                self.serving.take_held(answer, alive);
+            Event::Look(look) => {
+                self.serving.take_look(look);
+                self.outlook.take_held(self.serving.held());
                 false
             }
             Event::Command(Command::Reload(reload)) => {
@@ -376,8 +373,11 @@ impl<K: Kubelet> Supervisor<'_, K> {
             return;
         }
         let (wanted, offer) = (self.outlook.wanted(), &self.outlook.policy().offer);
-        let served = self.serving.apply(wanted, self.outlook.is_known(), offer);
-        if self.outlook.take_changed() || served {
+        let inventory = self.outlook.inventory();
+        let served = self.serving.apply(wanted, inventory.as_deref(), offer);
+        let shown = self.outside.show.borrow().as_ref().map(|shown| shown.held_unknown.clone());
+        let held_unknown = self.serving.trouble().map(str::to_owned);
+        if self.outlook.take_changed() || served || shown.is_some_and(|shown| shown != held_unknown) {
             self.outside.show.send_replace(Some(Arc::new(self.snapshot())));
         }
     }
@@ -395,6 +395,7 @@ impl<K: Kubelet> Supervisor<'_, K> {
             warnings: outlook.wanted().warnings.clone(),
             recovery: outlook.recovery_rules(),
             driver_root: self.driver_root.clone(),
+            held_unknown: self.serving.trouble().map(str::to_owned),
             pod_resources_socket: outlook.policy().pod_resources_socket.clone(),
             driver: self.outside.driver.status(),
             pulse: self.outside.pulse.clone(),

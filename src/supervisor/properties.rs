@@ -106,7 +106,11 @@ impl Life {
             self.health.take_inventory(&now, &HealthPolicy::default(), Moment(self.now));
             self.seen = now;
         }
-        self.ledger = self.ledger.step(&self.wanted(), |_, _| self.may_leave, |_| self.may_leave);
+        self.ledger = self.step();
+    }
+
+    fn step(&self) -> Ledger {
+        self.ledger.step(&self.wanted(), Some(&self.seen), |_, _| self.may_leave, |_| self.may_leave)
     }
 
     fn take(&mut self, step: &Step) {
@@ -144,7 +148,7 @@ impl Life {
                 let id = DeviceId(mig_device(gpu, slot, "1g.10gb").uuid);
                 let held =
                     self.ledger.lists().iter().find(|(_, list)| list.iter().any(|device| device.id == id));
-                let held = held.map(|(name, _)| (name.clone(), id));
+                let held = held.map(|(name, _)| (name.clone(), id, None));
                 self.ledger = Ledger::default();
                 self.ledger.keep_held(held, &self.wanted());
             }
@@ -154,7 +158,7 @@ impl Life {
             return self.look();
         }
         // An event shows before anybody looks.
-        self.ledger = self.ledger.step(&self.wanted(), |_, _| self.may_leave, |_| self.may_leave);
+        self.ledger = self.step();
     }
 
     /// What the kubelet is told.
@@ -174,6 +178,14 @@ fn is_named(device: &DeviceId, gpu: u32, slot: Option<u32>) -> bool {
         Some(slot) => device.as_str() == mig_device(gpu, slot, "1g.10gb").uuid,
         None => device.as_str().starts_with(&format!("MIG-{gpu}-")),
     }
+}
+
+fn is_leaving(device: &Device) -> bool {
+    matches!(device.reasons[..], [Reason::Gone | Reason::NotOffered])
+}
+
+fn is_blocked(device: &Device) -> bool {
+    device.reasons.iter().any(|reason| matches!(reason, Reason::Blocked(_)))
 }
 
 fn find<'a>(ledger: &'a Ledger, name: &ResourceName, id: &DeviceId) -> Option<&'a Device> {
@@ -212,7 +224,7 @@ proptest! {
                 for old in list {
                     match find(&life.ledger, name, &old.id) {
                         Some(new) if !old.is_known_by_id_only() => {
-                            prop_assert!(new.is_same(old) || old.reasons == [Reason::Gone], "{} changed", old.id);
+                            prop_assert!(new.is_same(old) || is_leaving(old), "{} changed", old.id);
                         }
                         Some(_) => {}
                         None => prop_assert!(!old.is_healthy() && life.may_leave, "{} left at once", old.id),
@@ -224,7 +236,7 @@ proptest! {
                 for (key, healthy) in &before.1 {
                     let changed = now.get(key).is_some_and(|now| now != healthy);
                     // One that was on its way out may have made room for its successor meanwhile.
-                    let left = find(&before.0, &key.0, &key.1).is_some_and(|old| old.reasons == [Reason::Gone]);
+                    let left = find(&before.0, &key.0, &key.1).is_some_and(|old| is_leaving(old) || is_blocked(old));
                     prop_assert!(!changed || left || is_named(&key.1, *gpu, *slot), "{} was not named", key.1);
                 }
             }

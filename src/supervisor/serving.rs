@@ -1,6 +1,6 @@
 //! What is being served: an endpoint per resource, and the rules by which a device leaves its list.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -9,7 +9,8 @@ use tracing::{info, warn};
 use super::endpoints::Kubelet;
 use super::held::Held;
 use super::snapshot::Served;
-use crate::kubelet::{Holding, PodResourcesError};
+use crate::inventory::Inventory;
+use crate::kubelet::{Claim, Look};
 use crate::resource::ledger::{Change, Ledger};
 use crate::resource::policy::OfferPolicy;
 use crate::resource::{Device, DeviceId, ResourceName, ResourceSet};
@@ -23,7 +24,7 @@ const LINGER: Duration = Duration::from_secs(5);
 /// How often something that waits to leave is looked at.
 const TICK: Duration = Duration::from_millis(250);
 
-/// How long the first lists wait for the kubelet's word on what pods hold.
+/// How long the first lists wait for a word on what pods hold.
 const FIRST_ANSWER: Duration = Duration::from_secs(1);
 
 /// How long a kubelet whose socket's file is there and who does not answer is left alone.
@@ -32,9 +33,9 @@ const DEAD_KUBELET: Duration = Duration::from_secs(1);
 /// Whether lists are served at all. The first ones have to have in them what pods hold: the kubelet crashes where a
 /// device of a running pod is missing.
 enum Gate {
-    /// There is no kubelet to be told, as far as was tried before this moment.
+    /// Nothing is known of what pods hold, and there is no kubelet to be told, as far as was tried before this moment.
     NoKubelet(Instant),
-    /// It has to say what pods hold, and has so long for it.
+    /// What pods hold is looked for, until this moment.
     Asking(Instant),
     Open,
 }
@@ -46,8 +47,6 @@ pub(super) struct Serving<K> {
     leaving_since: HashMap<(ResourceName, DeviceId), Instant>,
     empty_since: HashMap<ResourceName, Instant>,
     held: Held,
-    /// What pods held when the kubelet first said so, until it is listed.
-    found_held: Option<Vec<Holding>>,
     gate: Gate,
     /// Whether the endpoints of `ledger` were started.
     begun: bool,
@@ -67,8 +66,8 @@ impl<K: Kubelet> Serving<K> {
             leaving_since: HashMap::new(),
             empty_since: HashMap::new(),
             held: Held::default(),
-            found_held: None,
-            gate: Gate::NoKubelet(started),
+            // The checkpoint may be there without a kubelet.
+            gate: Gate::Asking(started + FIRST_ANSWER),
             begun: false,
             started,
             removal_grace,
@@ -93,7 +92,8 @@ impl<K: Kubelet> Serving<K> {
             Gate::Asking(limit) => Some(until(limit).min(TICK)),
             Gate::Open => {
                 let moves = !self.leaving_since.is_empty() || !self.empty_since.is_empty();
-                (moves || self.held.is_awaited()).then_some(TICK)
+                let asks = self.held.is_awaited() && !self.ledger.lists().is_empty();
+                (moves || asks || self.ledger.waits_for_others()).then_some(TICK)
             }
         }
     }
@@ -103,7 +103,7 @@ impl<K: Kubelet> Serving<K> {
         matches!(self.gate, Gate::NoKubelet(_))
     }
 
-    /// Whether the kubelet has to be asked now what pods hold: at the start, and when a device waits to be let go.
+    /// Whether what pods hold has to be looked at now: at the start, and when something waits for it.
     pub(super) fn has_a_question(&mut self) -> bool {
         let now = Instant::now();
         if let Gate::NoKubelet(again) = self.gate {
@@ -112,30 +112,41 @@ impl<K: Kubelet> Serving<K> {
             }
             self.gate = Gate::Asking(now + FIRST_ANSWER);
         }
-        if let Gate::Asking(_) = self.gate {
-            return self.held.ask_soon();
+        if let Gate::Asking(limit) = self.gate {
+            if limit > now {
+                return self.held.ask_soon();
+            }
+            self.gate = Gate::Open;
         }
+        let others = self.ledger.waits_for_others().then_some(self.started);
         let first = (!self.held.is_known()).then_some(self.started);
-        let Some(newest) = self.leaving_since.values().copied().chain(first).max() else { return false };
-        self.is_watched() && self.held.ask(newest)
+        let newest = self.leaving_since.values().copied().chain(first).chain(others).max();
+        newest.is_some_and(|newest| self.is_watched() && self.held.ask(newest))
     }
 
-    /// Takes the kubelet's answer, or that there was none. `alive`: whether it accepts connections at all.
-    pub(super) fn take_held(&mut self, answer: Result<Vec<Holding>, PodResourcesError>, alive: bool) {
+    /// Takes what a look at what pods hold has found.
+    pub(super) fn take_look(&mut self, look: Look) {
+        let alive = look.alive;
+        let watched = self.is_watched();
+        self.held.take(look, watched);
         if let Gate::Asking(_) = self.gate {
-            if answer.is_ok() {
+            if self.held.is_known() {
                 self.gate = Gate::Open;
             } else if !alive {
-                // It has left its socket's file behind.
+                // It may have left its socket's file behind.
                 self.gate = Gate::NoKubelet(Instant::now() + DEAD_KUBELET);
             }
         }
-        let first = !self.held.is_known();
-        let watched = self.is_watched();
-        self.held.take(answer, watched);
-        if first && self.held.is_known() {
-            self.found_held = Some(self.held.holdings().to_vec());
-        }
+    }
+
+    /// The devices that pods may hold.
+    pub(super) fn held(&self) -> BTreeSet<DeviceId> {
+        self.held.claims().map(|claim| claim.device.clone()).collect()
+    }
+
+    /// Why it cannot be known which devices are free, for people.
+    pub(super) fn trouble(&self) -> Option<&str> {
+        self.held.trouble()
     }
 
     /// What is served, for people.
@@ -148,20 +159,24 @@ impl<K: Kubelet> Serving<K> {
         served.collect()
     }
 
-    /// Moves what is served towards `wanted`; whether something changed. `known`: whether the driver has said what there
-    /// is.
-    pub(super) fn apply(&mut self, wanted: &ResourceSet, known: bool, offer: &OfferPolicy) -> bool {
-        match self.gate {
-            Gate::NoKubelet(_) => return false,
-            Gate::Asking(limit) if limit > Instant::now() => return false,
-            Gate::Asking(_) | Gate::Open => self.gate = Gate::Open,
-        }
+    /// Moves what is served towards `wanted`; whether something changed. `inventory`: what the driver has, once it said
+    /// so.
+    pub(super) fn apply(
+        &mut self,
+        wanted: &ResourceSet,
+        inventory: Option<&Inventory>,
+        offer: &OfferPolicy,
+    ) -> bool {
+        let Gate::Open = self.gate else { return false };
         let mut before = self.ledger.clone();
-        if known && let Some(holdings) = self.found_held.take() {
-            before.keep_held(holdings.into_iter().filter_map(|holding| of_ours(holding, offer)), wanted);
+        if inventory.is_some() {
+            let (ours, others) = self.held_devices(offer);
+            before.keep_held(ours, wanted);
+            before.note_elsewhere(others);
         }
         let next = before.step(
             wanted,
+            inventory,
             |name, id| self.may_leave(name, id),
             |name| self.empty_since.get(name).is_some_and(|since| since.elapsed() >= LINGER),
         );
@@ -182,7 +197,42 @@ impl<K: Kubelet> Serving<K> {
         let empty = self.ledger.empty().cloned();
         self.empty_since =
             empty.map(|key| (key.clone(), since(self.empty_since.get(&key).copied()))).collect();
+        self.send_again();
         changed
+    }
+
+    /// What pods hold: devices that this program, or NVIDIA's before it, has handed out, and others. The name of the
+    /// former is one that they give, and the ID one of the driver's: other plugins share GPUs under IDs that only begin
+    /// like that.
+    #[expect(clippy::type_complexity, reason = "what the ledger takes")]
+    fn held_devices(
+        &self,
+        offer: &OfferPolicy,
+    ) -> (Vec<(ResourceName, DeviceId, Option<u32>)>, Vec<(String, DeviceId)>) {
+        let (mut ours, mut others) = (Vec::new(), Vec::new());
+        for Claim { resource, device, numa_node } in
+            self.held.claims().filter(|it| it.device.is_the_drivers())
+        {
+            let name = resource.parse::<ResourceName>().ok();
+            let is_ours =
+                |name: &ResourceName| offer.may_offer(name) || self.ledger.lists().contains_key(name);
+            match name.filter(is_ours) {
+                Some(name) => ours.push((name, device.clone(), *numa_node)),
+                None => others.push((resource.clone(), device.clone())),
+            }
+        }
+        (ours, others)
+    }
+
+    /// Sends a list again, where that shows whether a device is free.
+    fn send_again(&mut self) {
+        let watched = |(name, _): &(&(ResourceName, DeviceId), &Instant)| self.kubelet.is_watched(&name.0);
+        let leaving = self.leaving_since.iter().filter(watched);
+        let leaving = leaving.map(|((name, id), since)| (name, id, *since));
+        if let Some(resource) = self.held.send_again(leaving) {
+            let resource = resource.clone();
+            self.kubelet.send_again(&resource);
+        }
     }
 
     /// The rules of the kubelet: it must have seen the device as unhealthy, must be done with an `Allocate` of
@@ -208,13 +258,6 @@ impl<K: Kubelet> Serving<K> {
     pub(super) fn into_parts(self) -> (K, Ledger) {
         (self.kubelet, self.ledger)
     }
-}
-
-/// A device that this program, or NVIDIA's before it, has handed out: the name is one that they give, and the ID one of
-/// the driver's. Other plugins share GPUs under IDs that only begin like that, and under names of their own.
-fn of_ours(holding: Holding, offer: &OfferPolicy) -> Option<(ResourceName, DeviceId)> {
-    let name: ResourceName = holding.resource.parse().ok()?;
-    (offer.may_offer(&name) && holding.device.is_the_drivers()).then_some((name, holding.device))
 }
 
 /// One line per resource that changes, and one per device that turns unhealthy or well again.

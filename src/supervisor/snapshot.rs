@@ -37,6 +37,8 @@ pub struct Snapshot {
     pub recovery: BTreeMap<String, Rule>,
     /// Where the driver is looked for (`--driver-root-ctr-path`).
     pub driver_root: PathBuf,
+    /// Why it cannot be known whether a device is free, where the kubelet's checkpoint cannot be used.
+    pub held_unknown: Option<String>,
     /// Where the kubelet tells which pods hold devices.
     pub pod_resources_socket: PathBuf,
     /// What is known of the driver's threads.

@@ -31,3 +31,4 @@ mod sockets;
 mod strategies;
 mod trouble;
 mod whole_gpu;
+mod whole_or_slices;

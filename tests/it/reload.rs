@@ -13,13 +13,13 @@ use tonic::Code;
 use crate::rig::{GPU, Rig, mig};
 
 /// A folder as the kubelet mounts a ConfigMap: the file is a link through `..data`, which is swapped as a whole.
-struct Mount {
+pub(crate) struct Mount {
     folder: PathBuf,
     version: u32,
 }
 
 impl Mount {
-    fn new(folder: &Path, content: &str) -> Self {
+    pub(crate) fn new(folder: &Path, content: &str) -> Self {
         fs::create_dir_all(folder).unwrap();
         let mut mount = Self { folder: folder.to_owned(), version: 0 };
         mount.write(content);
@@ -27,11 +27,11 @@ impl Mount {
         mount
     }
 
-    fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.folder.join("config.yaml")
     }
 
-    fn write(&mut self, content: &str) {
+    pub(crate) fn write(&mut self, content: &str) {
         let old = format!("..version-{}", self.version);
         self.version += 1;
         let new = format!("..version-{}", self.version);
@@ -44,7 +44,7 @@ impl Mount {
     }
 }
 
-fn strategy(name: &str) -> String {
+pub(crate) fn strategy(name: &str) -> String {
     format!("version: v1\nflags:\n  migStrategy: {name}\n")
 }
 

@@ -133,9 +133,9 @@ def check_host_folders(pod, container, version):
     paths = {volume["name"]: volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume}
     if paths["device-plugins"] != "/var/lib/kubelet/device-plugins":
         yield "the kubelet's folder for device plugins is a constant, whatever its --root-dir is"
-    (told,) = [v["value"] for v in container["env"] if v["name"] == "NVIDIA_DRIVER_ROOT"] or ["/"]
-    if paths.get("driver-root", "/") != told:
-        yield f"answers name the driver root {told}, and {paths['driver-root']} is mounted"
+    (named,) = [v["value"] for v in container["env"] if v["name"] == "NVIDIA_DRIVER_ROOT"] or ["/"]
+    if paths.get("driver-root", "/") != named:
+        yield f"answers name the driver root {named}, and {paths['driver-root']} is mounted"
     for mount in container["volumeMounts"]:
         if paths.get(mount["name"]) not in ("/", "/dev"):
             continue

@@ -17,16 +17,16 @@ impl Search {
         let is_there = |path: &Path| root.file(path).is_some_and(|file| is_program(&file.here));
         // Only the host's own root has the programs that the host's runtime can run.
         let is_host = self.host_driver_root == Path::new("/");
-        if let Some(told) = &self.hook {
-            let missing = is_host && !told.strip_prefix("/").is_ok_and(is_there);
+        if let Some(named) = &self.hook {
+            let missing = is_host && !named.strip_prefix("/").is_ok_and(is_there);
             let missing = missing.then(|| {
                 format!(
                     "{} is no program on the host (--nvidia-cdi-hook-path), so containers that get a device by CDI do \
                      not start",
-                    told.display()
+                    named.display()
                 )
             });
-            return (Some(told.clone()), missing);
+            return (Some(named.clone()), missing);
         }
         let places = HOOKS.iter().flat_map(|name| HOOK_FOLDERS.map(|folder| Path::new(folder).join(name)));
         if let Some(found) = places.filter(|_| is_host).find(|path| is_there(path)) {

@@ -113,7 +113,7 @@ pub struct DriverFiles {
     pub sockets: Vec<File>,
     /// The hook program, on the host.
     pub hook: Option<PathBuf>,
-    /// Why there is none, or why containers will not start with the one that was told. A clause for people.
+    /// Why there is none, or why containers will not start with the one that was named. A clause for people.
     pub hook_missing: Option<String>,
 }
 
@@ -148,7 +148,7 @@ pub struct Search {
     pub version: String,
     /// The NVML that was loaded. The driver's other libraries lie beside it.
     pub library: PathBuf,
-    /// The hook program on the host, where it is told. It is taken even where it cannot be seen, since it need not lie
+    /// The hook program on the host, where it is named. It is taken even where it cannot be seen, since it need not lie
     /// below the driver root and then cannot be looked for.
     pub hook: Option<PathBuf>,
 }
@@ -166,9 +166,9 @@ impl Search {
         let sockets = SOCKET_FOLDERS.iter().map(PathBuf::from);
         let fixed = ["etc/OpenCL/vendors", "usr/share/OpenCL/vendors"].map(PathBuf::from);
         let tools = TOOL_FOLDERS.iter().chain(&HOOK_FOLDERS).map(PathBuf::from);
-        let told =
+        let named =
             self.hook.iter().filter_map(|hook| hook.parent()?.strip_prefix("/").ok().map(Path::to_owned));
-        let all = self.library_folders().into_iter().chain(tools).chain(told);
+        let all = self.library_folders().into_iter().chain(tools).chain(named);
         let all = all.chain(firmware).chain(sockets).chain(fixed);
         let changed = |folder: PathBuf| fs::metadata(self.driver_root.join(folder)).ok()?.modified().ok();
         Fingerprint(all.map(changed).collect())

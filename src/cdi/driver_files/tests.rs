@@ -196,9 +196,9 @@ fn the_hook_is_taken_at_its_word_or_looked_for_on_the_host() {
     assert_eq!(search.find().hook, Some("/usr/bin/nvidia-ctk".into()));
     let driver = driver.program("usr/bin/nvidia-cdi-hook");
     assert_eq!(search.find().hook, Some("/usr/bin/nvidia-cdi-hook".into()));
-    let told = Search { hook: Some("/opt/hook".into()), ..driver.search() };
-    assert_eq!(told.find().hook, Some("/opt/hook".into()));
-    assert_eq!(told.find().hook_missing, None);
+    let named = Search { hook: Some("/opt/hook".into()), ..driver.search() };
+    assert_eq!(named.find().hook, Some("/opt/hook".into()));
+    assert_eq!(named.find().hook_missing, None);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! too.
 
 use std::collections::BTreeSet;
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -39,8 +40,21 @@ pub struct FileId {
 
 impl FileId {
     fn of(path: &Path) -> Option<Self> {
-        let meta = std::fs::metadata(path).ok()?;
-        Some(Self { device: meta.dev(), inode: meta.ino(), modified: (meta.mtime(), meta.mtime_nsec()) })
+        std::fs::metadata(path).ok().map(|meta| Self::from(&meta))
+    }
+}
+
+#[cfg(test)]
+impl FileId {
+    /// One of many files, for tests without any.
+    pub(crate) fn number(inode: u64) -> Self {
+        Self { device: 0, inode, modified: (0, 0) }
+    }
+}
+
+impl From<&Metadata> for FileId {
+    fn from(meta: &Metadata) -> Self {
+        Self { device: meta.dev(), inode: meta.ino(), modified: (meta.mtime(), meta.mtime_nsec()) }
     }
 }
 

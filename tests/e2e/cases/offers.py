@@ -38,7 +38,8 @@ def over_http(setting):
     # The kubelet is asked every 10 s at most.
     seen, = until("a pod that holds a slice in /metrics", holder, 60)
     labels = dict(re.findall(r'(\w+)="([^"]*)"', seen))
-    expect_equal("the holder", {"uuid": uuid, "namespace": "default", "pod": "seen", "container": "main"}, labels)
+    names = {"namespace": "default", "pod": "seen", "container": "main"}
+    expect_equal("the holder", {"uuid": uuid} | names | {f"holder_{key}": name for key, name in names.items()}, labels)
     metrics = setting.plugin.page("/metrics")
     for metric, which in (("capacity", "capacity"), ("allocatable", "allocatable")):
         told = re.findall(rf'^mig_device_plugin_{metric}\{{resource="(.*)"\}} (\d+)$', metrics, re.M)

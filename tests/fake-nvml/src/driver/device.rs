@@ -136,10 +136,18 @@ exports! { call call;
         }
         info.put(MemoryV2 { version, total, reserved: 0, free: total - used, used })
     }
+    /// A slice has as large a part of it as of the memory.
     fn nvmlDeviceGetBAR1MemoryInfo(device: Handle, info: Out<Bar1Memory>) {
-        let gpu = call.gpu(device)?;
-        call.monitor(gpu)?;
-        let total = gpu.memory_mib.next_power_of_two() * MIB;
+        let device = call.readable(device)?;
+        let gpu = device.gpu();
+        let whole = gpu.memory_mib.next_power_of_two() * MIB;
+        let total = match device {
+            Device::Gpu(gpu) => {
+                call.monitor(gpu)?;
+                whole
+            }
+            Device::Mig(_, mig) => whole * u64::from(mig.placement.size) / u64::from(gpu.model.memory_slices),
+        };
         info.put(Bar1Memory { total, free: total, used: 0 })
     }
     fn nvmlDeviceGetUtilizationRates(device: Handle, utilization: Out<Utilization>) {
@@ -344,7 +352,13 @@ fn processes(call: &Call, device: Handle, count: Out<u32>, list: Array<ProcessIn
         gi: process.gi.unwrap_or(NO_INSTANCE),
         ci: process.ci.unwrap_or(NO_INSTANCE),
     };
-    put_counted(list, count, listed.map(info).collect())
+    let found: Vec<ProcessInfo> = listed.map(info).collect();
+    // Asking for the number alone is answered with a code of its own, as nvml.h says of these calls.
+    if count.get()? == 0 && !found.is_empty() {
+        count.put_len(found.len())?;
+        return Err(Code::INSUFFICIENT_SIZE);
+    }
+    put_counted(list, count, found)
 }
 
 /// Processes of a kind that the fake has none of.

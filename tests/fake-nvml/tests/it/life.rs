@@ -13,6 +13,7 @@ use crate::{
     node,
 };
 
+const INSUFFICIENT_SIZE: u32 = 7;
 const TIMEOUT: u32 = 10;
 const GPU_IS_LOST: u32 = 15;
 const IN_USE: u32 = 19;
@@ -153,8 +154,15 @@ fn a_process_holds_its_instance_listed_or_not() {
         found.map(|info| (info.pid, info.gpuInstanceId, info.computeInstanceId)).collect()
     };
     assert_eq!([pids(gpu), pids(migs[0]), pids(migs[1])], [vec![(100, 1, 0)], vec![(100, 1, 0)], vec![]]);
+    let mut count = 0;
+    let number =
+        call!(client, nvmlDeviceGetComputeRunningProcesses_v3(gpu, &raw mut count, std::ptr::null_mut()));
+    assert_eq!((number, count), (Err(INSUFFICIENT_SIZE), 1));
     let used = filled(|place| call!(client, nvmlDeviceGetMemoryInfo(migs[0], place))).unwrap().used;
     assert_eq!(used, 512 << 20);
+    let bar1 =
+        |device| filled(|place| call!(client, nvmlDeviceGetBAR1MemoryInfo(device, place))).unwrap().bar1Total;
+    assert_eq!([bar1(gpu), bar1(migs[0]), bar1(migs[1])], [128 << 30, 64 << 30, 16 << 30]);
     let name = text(|buffer, length| call!(client, nvmlSystemGetProcessName(100, buffer, length)));
     assert_eq!(name.as_deref(), Ok("train"));
     for (gi, by) in [(1, "listed"), (11, "not listed")] {

@@ -4,6 +4,8 @@ use super::*;
 use crate::fixtures::{mig_gpu, mixed, node};
 use crate::inventory::Gpu;
 
+mod exclusive;
+
 fn wanted(gpus: impl IntoIterator<Item = Gpu>) -> ResourceSet {
     mixed(&node(gpus))
 }
@@ -20,12 +22,12 @@ fn list(ledger: &Ledger, profile: &str) -> Option<Vec<(String, bool)>> {
 
 /// A step in which nothing may leave or stop.
 fn hold(ledger: &Ledger, wanted: &ResourceSet) -> Ledger {
-    ledger.step(wanted, |_, _| false, |_| false)
+    ledger.step(wanted, None, |_, _| false, |_| false)
 }
 
 /// A step in which everything may.
 fn let_go(ledger: &Ledger, wanted: &ResourceSet) -> Ledger {
-    ledger.step(wanted, |_, _| true, |_| true)
+    ledger.step(wanted, None, |_, _| true, |_| true)
 }
 
 #[test]
@@ -53,7 +55,7 @@ fn another_device_under_a_known_id_waits_until_the_old_one_has_left() {
     let target = wanted([mig_gpu(0, &["1g.20gb"])]);
     let marked = hold(&old, &target);
     assert_eq!(list(&marked, "1g.10gb"), Some(vec![("MIG-0-7-0".to_owned(), false)]));
-    assert_eq!(list(&marked, "1g.20gb"), None);
+    assert_eq!(list(&marked, "1g.20gb"), Some(vec![("MIG-0-7-0".to_owned(), false)]));
     let after = let_go(&marked, &target);
     assert_eq!(list(&after, "1g.10gb"), Some(vec![]));
     assert_eq!(list(&after, "1g.20gb"), Some(vec![("MIG-0-7-0".to_owned(), true)]));
@@ -141,12 +143,17 @@ proptest! {
         let mut served = BTreeMap::new();
         for (layout, leave, stop) in layouts {
             let target = wanted(layout.iter().zip(0..).map(|(profiles, index)| mig_gpu(index, profiles)));
-            let next = ledger.step(&target, |_, _| leave, |_| stop);
+            let next = ledger.step(&target, None, |_, _| leave, |_| stop);
             carry_out(&mut served, ledger.diff(&next));
             prop_assert_eq!(&served, next.lists());
 
             let mut ids = HashSet::new();
-            prop_assert!(next.lists().values().flatten().all(|device| ids.insert(&device.id)), "an ID twice");
+            let all = next.lists().iter().flat_map(|(name, list)| list.iter().map(move |device| (name, device)));
+            let is_new = |(name, device): (_, &Device)| ids.insert((name, device.id.clone()));
+            prop_assert!(all.clone().all(is_new), "an ID twice in one list");
+            let mut healthy = HashSet::new();
+            let mut usable = all.map(|(_, device)| device).filter(|device| device.is_healthy());
+            prop_assert!(usable.all(|device| healthy.insert(&device.uuid)), "a device twice");
             for (name, old) in ledger.lists() {
                 for device in old {
                     let still = next.lists().get(name).into_iter().flatten().find(|other| other.id == device.id);
@@ -180,7 +187,7 @@ fn what_pods_hold_is_listed_until_it_may_leave_though_the_driver_has_it_not() {
     let target = wanted([mig_gpu(0, &["1g.10gb"])]);
     let mut ledger = Ledger::default();
     let held = [("1g.10gb", "MIG-0-7-0"), ("1g.10gb", "MIG-old"), ("2g.20gb", "MIG-older::3")];
-    ledger.keep_held(held.map(|(profile, id)| (name(profile), DeviceId(id.to_owned()))), &target);
+    ledger.keep_held(held.map(|(profile, id)| (name(profile), DeviceId(id.to_owned()), None)), &target);
     let first = hold(&ledger, &target);
     let expected = vec![("MIG-0-7-0".to_owned(), true), ("MIG-old".to_owned(), false)];
     assert_eq!(list(&first, "1g.10gb"), Some(expected));
@@ -194,17 +201,7 @@ fn what_pods_hold_is_listed_until_it_may_leave_though_the_driver_has_it_not() {
 #[test]
 fn a_held_device_whose_gpu_could_not_be_read_at_first_is_itself_again_later() {
     let mut ledger = Ledger::default();
-    ledger.keep_held([(name("1g.10gb"), DeviceId("MIG-0-7-0".to_owned()))], &ResourceSet::default());
+    ledger.keep_held([(name("1g.10gb"), DeviceId("MIG-0-7-0".to_owned()), None)], &ResourceSet::default());
     let later = hold(&ledger, &wanted([mig_gpu(0, &["1g.10gb"])]));
     assert_eq!(list(&later, "1g.10gb"), Some(vec![("MIG-0-7-0".to_owned(), true)]));
-}
-
-#[test]
-fn a_slice_that_a_pod_holds_under_its_old_name_is_not_offered_under_the_new_one() {
-    let target = wanted([mig_gpu(0, &["1g.10gb", "1g.10gb"])]);
-    let mut ledger = Ledger::default();
-    ledger.keep_held([(ResourceName::gpu(), DeviceId("MIG-0-7-0".to_owned()))], &target);
-    let next = hold(&ledger, &target);
-    assert_eq!(list(&next, "1g.10gb"), Some(vec![("MIG-0-8-0".to_owned(), true)]));
-    assert_eq!(list(&let_go(&next, &target), "1g.10gb").unwrap().len(), 2);
 }
