@@ -122,6 +122,7 @@ async fn round(
         allowed_uids: config.allowed_uids.clone(),
         rules: config.rules.clone(),
         paths: config.paths.clone(),
+        links: session.status().watch_links(),
         events: endpoint_sender,
         metrics: metrics.clone(),
     };

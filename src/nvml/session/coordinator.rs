@@ -189,6 +189,10 @@ impl Coordinator {
                 }
                 self.with_open(|this, open| open.take_step(this, id, step))
             }
+            Message::Linked(id, links) => self.with_open(|this, open| {
+                open.linking.take(this, id, links);
+                Ok(())
+            }),
             Message::Listened(id, end) => {
                 if self.came_back(id) {
                     return self.with_open(|this, open| open.ears.gpu_is_back(this, id));

@@ -5,6 +5,7 @@
 //!                              ▲              │ starts, gives up after a while
 //!                              │              ├──► "nvml-open": opens the library
 //!                              │              ├──► "nvml-look": asks each GPU in turn
+//!                              │              ├──► "nvml-links": asks once how GPUs are connected ──► Status
 //!                              └──────────────┴──► "nvml-events": waits for events ──► Report::Event
 //!                                             ▼
 //!                      Report::Inventory, NoDriver, StaleLibrary, OnHold
@@ -18,6 +19,7 @@
 
 mod coordinator;
 mod ears;
+mod linking;
 mod open;
 mod stuck;
 mod threads;
@@ -35,7 +37,7 @@ use super::events::End;
 use super::places::Paths;
 use super::status::Status;
 use crate::health::HealthEvent;
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, Links};
 
 use self::coordinator::Coordinator;
 pub(super) use self::threads::OpenDriver;
@@ -160,6 +162,8 @@ enum Message {
     Closed(Id),
     /// From a look.
     Step(Id, Step),
+    /// What GPUs have said of how they are connected.
+    Linked(Id, Links),
     /// A listener has ended.
     Listened(Id, End),
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::coordinator::{Coordinator, Ended};
 use super::ears::Ears;
+use super::linking::Linking;
 use super::stuck::Stuck;
 use super::threads::{self, OpenDriver, Range, Step, spawn};
 use super::{Id, Message, Report};
@@ -48,6 +49,7 @@ pub(super) struct Open {
     uuids: BTreeMap<u32, String>,
     problems: Vec<Problem>,
     pub(super) ears: Ears,
+    pub(super) linking: Linking,
 }
 
 /// A look under way.
@@ -81,6 +83,7 @@ impl Open {
             uuids: BTreeMap::new(),
             problems: Vec::new(),
             ears: Ears::default(),
+            linking: Linking::default(),
         }
     }
 
@@ -91,6 +94,7 @@ impl Open {
         }
         self.stuck.give_up();
         self.ears.stop();
+        self.linking.stop();
         self.driver
     }
 
@@ -272,7 +276,10 @@ impl Open {
         self.uuids.extend(inventory.gpus.iter().map(|gpu| (gpu.index, gpu.uuid.clone())));
         // Every GPU that can be read is listened to.
         self.ears.want(session, &inventory.gpus);
-        Ok(session.report(Report::Inventory { inventory, began: look.began })?)
+        let gpus = inventory.gpus.clone();
+        session.report(Report::Inventory { inventory, began: look.began })?;
+        self.linking.want(session, &self.driver, &gpus);
+        Ok(())
     }
 
     /// A thread that nobody waited for has asked its GPU after all.

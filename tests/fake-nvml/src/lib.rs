@@ -44,6 +44,7 @@ mod incident;
 mod layout;
 mod library;
 mod node;
+mod pci;
 mod reset;
 pub mod state;
 mod suggest;
@@ -58,7 +59,7 @@ pub use codes::Code;
 pub use description::{
     AfterReset, Branch, ComputeInstance, Description, DriverState, Fault, Gpu, Instance, Lost,
     MigConfigChange, MigOff, Nodes, NvLinks, NvSwitch, PlacementMap, Preset, Process, RecoveryAction, Right,
-    Rights, Topology, UnknownProfile, UnopenableSlices, UnprivilegedEvents, UuidLookup,
+    Rights, Situation, Topology, UnknownProfile, UnopenableSlices, UnprivilegedEvents, UuidLookup,
 };
 pub use driver::CALLS;
 pub use error::NodeError;

@@ -3,13 +3,15 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
-    DriverState, EventType, NodeError,
+    Code, DriverState, EventType, NodeError,
     catalogue::{self, Model, Profile},
     description::{
         Description, Fault, Gpu, MigConfigChange, MigOff, Nodes, PlacementMap, Process, RecoveryAction,
-        Rights, UnopenableSlices, UnprivilegedEvents, UuidLookup,
+        Rights, Situation, UnopenableSlices, UnprivilegedEvents, UuidLookup,
     },
-    layout, suggest,
+    layout,
+    pci::parse_pci,
+    suggest,
     taken::{LAST_GPU_MINOR, Written},
     topology::Connections,
     uuid::Chip,
@@ -55,6 +57,8 @@ pub struct NodeState {
     pub file_gap: Duration,
     /// What switching MIG mode off does while there are instances.
     pub mig_off_with_instances: MigOff,
+    /// Codes that are answered in place of those that are expected.
+    pub codes: BTreeMap<Situation, Code>,
     /// How they are connected.
     pub connections: Connections,
     /// What goes wrong.
@@ -227,6 +231,7 @@ impl NodeState {
             nodes: description.nodes,
             file_gap: Duration::from_millis(description.file_gap_ms),
             mig_off_with_instances: description.mig_off_with_instances,
+            codes: description.codes(),
             connections,
             faults: description.all_faults(),
         })
@@ -444,21 +449,6 @@ fn number(state: &mut GpuState, devices: Vec<(Option<u32>, MigState)>) -> Vec<St
     }
     state.mig.sort_by_key(|device| device.index);
     problems
-}
-
-/// Domain, bus and device of an address as sysfs writes it.
-pub(crate) fn parse_pci(text: &str) -> Option<(u32, u32, u32)> {
-    let mut parts = text.split(':');
-    let (domain, bus, rest) = (parts.next()?, parts.next()?, parts.next()?);
-    let (device, function) = rest.split_once('.')?;
-    let hex = |digits: &str, length| {
-        (digits.len() == length).then(|| u32::from_str_radix(digits, 16).ok()).flatten()
-    };
-    hex(function, 1)?;
-    match parts.next() {
-        None => Some((hex(domain, 4).or_else(|| hex(domain, 8))?, hex(bus, 2)?, hex(device, 2)?)),
-        Some(_) => None,
-    }
 }
 
 /// Thirteen digits, as serial numbers have, from the UUID's.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::Description;
+use crate::{Description, pci::default_pci};
 
 /// Highest minor number of a GPU that has capability minors.
 pub(crate) const LAST_GPU_MINOR: u32 = 31;
@@ -38,10 +38,4 @@ impl Written {
         self.addresses.insert(free.clone());
         free
     }
-}
-
-/// The addresses of a usual eight-GPU board, and on from there.
-fn default_pci(index: u32) -> String {
-    let (domain, place) = (index / 24, index % 24);
-    format!("{domain:04x}:{:02x}:00.0", 0x18 + 8 * place)
 }
