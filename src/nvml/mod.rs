@@ -34,6 +34,7 @@ mod models;
 mod names;
 mod places;
 mod raw;
+mod rights;
 mod session;
 mod stamps;
 mod status;

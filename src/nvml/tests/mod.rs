@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::session::Patience;
 use super::*;
 use crate::health::{EventKind, HealthEvent};
-use crate::inventory::{MigDevice, MigMode, Placement, RecoveryAction, TroubleKind};
+use crate::inventory::{EventRight, MigDevice, MigMode, Placement, RecoveryAction, TroubleKind};
 
 /// A node, and the folder that goes with it.
 struct Fake {
