@@ -5,7 +5,7 @@ use crate::devices::state::{
     RecoveryRule, ResourceState, WithheldState,
 };
 use crate::fixtures::{gpu, mig_gpu, mixed, node};
-use crate::inventory::{Gpu, Inventory, MigMode, Placement, Trouble};
+use crate::inventory::{EventRight, Gpu, Inventory, MigMode, Placement, Trouble};
 use crate::resource::Device;
 
 /// Eight H100s: mixed layouts, a sick slice, a lost GPU, slices that pods hold, an empty GPU in MIG mode, a GPU with a
@@ -45,6 +45,7 @@ pub(super) fn rich() -> NodeState {
     "580.95.05".clone_into(&mut inventory.driver_version);
     inventory.cuda_version = Some("13.0".to_owned());
     inventory.sees_instances = Some(true);
+    inventory.event_right = Some(EventRight::Admin);
     let mut plugin = plugin(&inventory);
     let xid = "Xid 94 (contained memory error) at 2026-03-09T14:02:51Z";
     sicken(&mut plugin, "0:1", "xid", xid);

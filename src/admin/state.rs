@@ -7,7 +7,7 @@ use crate::devices::state::{
     Attribution, DeviceState, DriverState, GpuState, Holder, NodeState, PluginState, ReasonState,
     RecoveryRule, ResourceState, WithheldState,
 };
-use crate::health::Rule;
+use crate::health::{NOT_HEARD, Rule, has_instances, is_heard};
 use crate::inventory::Inventory;
 use crate::kubelet::Registration;
 use crate::nvml::Watched;
@@ -49,22 +49,25 @@ fn driver(snapshot: &Snapshot) -> DriverState {
 }
 
 fn attribution(inventory: &Inventory) -> Option<Attribution> {
-    let of = |sees| if sees { Attribution::Instance } else { Attribution::Gpu };
-    inventory.sees_instances.map(of)
+    let mut cut = inventory.gpus.iter().filter(|gpu| has_instances(gpu, inventory));
+    let heard = is_heard(cut.next()?, inventory)?;
+    Some(if heard { Attribution::Instance } else { Attribution::None })
 }
 
 fn gpus(snapshot: &Snapshot) -> Vec<GpuState> {
     let watched = snapshot.driver.watched();
-    let gpus = snapshot.inventory.iter().flat_map(|inventory| &inventory.gpus);
+    let Some(inventory) = &snapshot.inventory else { return Vec::new() };
+    let not_heard =
+        |gpu: &crate::inventory::Gpu| (is_heard(gpu, inventory) == Some(false)).then(|| NOT_HEARD.to_owned());
     let state = |gpu: &crate::inventory::Gpu| GpuState {
         uuid: gpu.uuid.clone(),
         recovery: snapshot.recovery.get(&gpu.uuid).map_or(RecoveryRule::Off, |rule| (*rule).into()),
         not_watched: match watched.get(&gpu.uuid) {
             Some(Watched::Nothing(why)) => Some(why.clone()),
-            Some(Watched::Events(_)) | None => None,
+            Some(Watched::Events(_)) | None => not_heard(gpu),
         },
     };
-    gpus.map(state).collect()
+    inventory.gpus.iter().map(state).collect()
 }
 
 impl From<Rule> for RecoveryRule {

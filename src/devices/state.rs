@@ -39,7 +39,7 @@ pub struct PluginState {
     pub on_hold: bool,
     /// `none`, `single` or `mixed`.
     pub strategy: String,
-    /// What the driver attributes errors to; `None` while that is not known.
+    /// Whether errors of GPUs that have slices are heard; `None` while there is none, or where it is not known.
     pub event_attribution: Option<Attribution>,
     /// By GPU, in the inventory's order.
     pub gpus: Vec<GpuState>,
@@ -65,14 +65,14 @@ pub enum DriverState {
     Absent,
 }
 
-/// What errors are attributed to.
+/// What errors of a GPU that has slices are attributed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Attribution {
     /// Single MIG devices.
     Instance,
-    /// Whole GPUs.
-    Gpu,
+    /// Nothing: they are not heard.
+    None,
 }
 
 /// A GPU.

@@ -1,5 +1,6 @@
 //! The inventory for people.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::drawing;
@@ -42,19 +43,27 @@ pub(super) fn render(node: &NodeState, columns: Columns) -> String {
         lines.extend(problems);
     }
     if let Some(plugin) = plugin {
-        lines.extend(of_plugin(plugin));
+        lines.extend(of_plugin(inventory, plugin));
     }
     lines.join("\n") + "\n"
 }
 
 /// What holds for the node as a whole.
-fn of_plugin(plugin: &PluginState) -> Vec<String> {
+fn of_plugin(inventory: &Inventory, plugin: &PluginState) -> Vec<String> {
     let mut lines = vec![String::new(), format!("Health as the running plugin {} sees it", plugin.version)];
     if plugin.on_hold {
         lines.push(
             "  on hold: SIGUSR1 was sent, and SIGUSR2 goes on; the devices are those of before".to_owned(),
         );
     }
+    // Most often all GPUs have the same reason.
+    let mut unheard = BTreeMap::<&str, Vec<String>>::new();
+    for (gpu, why) in plugin.gpus.iter().filter_map(|gpu| Some((gpu, gpu.not_watched.as_deref()?))) {
+        let known = inventory.gpus.iter().find(|known| known.uuid == gpu.uuid);
+        unheard.entry(why).or_default().extend(known.map(|known| known.index.to_string()));
+    }
+    let unheard = unheard.iter().map(|(why, gpus)| (gpus.join(", "), why));
+    lines.extend(unheard.map(|(gpus, why)| format!("  no errors of GPU {gpus} are heard: {why}")));
     lines.extend(
         plugin.holders_unknown.as_ref().map(|why| format!("  which pods hold devices is not known: {why}")),
     );

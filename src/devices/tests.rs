@@ -66,6 +66,7 @@ fn node_with(gpus: Vec<Gpu>) -> Inventory {
         control_nodes: vec![node("/dev/nvidiactl".to_owned()), node("/dev/nvidia-uvm".to_owned())],
         problems: Vec::new(),
         sees_instances: None,
+        event_right: None,
     }
 }
 

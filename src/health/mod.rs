@@ -60,6 +60,7 @@
 //! | `xid` | NVIDIA's Xids, as data |
 //! | `checks` | the policy: which events count, how a device recovers |
 //! | `record` | one GPU or slice: its reasons, its quiet period |
+//! | `heard` | of which GPUs the driver reports errors to this process |
 //! | `gpu` | a GPU with its slices: what a look at the driver makes of them |
 //! | `state` | all of them, and how events and looks change them |
 //! | `instances` | which instances there are and have just been |
@@ -68,6 +69,7 @@
 mod checks;
 mod event;
 mod gpu;
+mod heard;
 mod instances;
 mod record;
 mod state;
@@ -79,5 +81,6 @@ pub mod xid;
 pub use checks::{Check, Checks, HealthPolicy, IGNORED_BY_DEFAULT, InvalidCheck, Recovery, Rule, rule_for};
 pub use event::{EventKind, HealthEvent};
 pub use gpu::{caution, cautions};
+pub use heard::{NOT_HEARD, has_instances, is_heard};
 pub use record::Moment;
 pub use state::{Findings, Health, Outcome, Recovered, Sickness};

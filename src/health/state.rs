@@ -8,7 +8,7 @@ use super::instances::Instances;
 use super::record::Record;
 use super::waiting::{Kept, Waiting};
 use super::{EventKind, HealthEvent, HealthPolicy, Moment, Recovery};
-use crate::inventory::{Gpu, Inventory, MigDevice, RecoveryAction, Trouble, TroubleKind};
+use crate::inventory::{Gpu, HiddenSlice, Inventory, MigDevice, RecoveryAction, Trouble, TroubleKind};
 use crate::resource::{Device, Reason};
 
 /// What stands against which GPU and slice. It holds no more than those that are sick or were within the hour, and the
@@ -289,15 +289,19 @@ impl Health {
                 continue;
             }
             let gpu = inventory.gpus.iter().find(|gpu| gpu.uuid == event.gpu_uuid);
-            if began <= *first || gpu.is_some_and(|gpu| Says::about(gpu) == Says::Nothing) {
+            let hidden = gpu.and_then(|gpu| gpu.hidden.iter().find(|slice| names(event, slice)));
+            let unread = gpu.is_some_and(|gpu| Says::about(gpu) == Says::Nothing);
+            if began <= *first || unread || hidden.is_some_and(|slice| !slice.settled) {
                 self.waiting.put(kept);
                 continue;
             }
-            // A GPU instance that has no compute instance is nobody's device.
-            let is_empty =
-                |gpu: &Gpu| event.gpu_instance.is_some_and(|gi| gpu.empty_gpu_instances.contains(&gi));
+            // An instance that NVML does not list, or that has no compute instance, is nobody's device.
+            let is_empty = |gpu: &Gpu| {
+                hidden.is_some() || event.gpu_instance.is_some_and(|gi| gpu.empty_gpu_instances.contains(&gi))
+            };
+            let heard = if began > *last { *last } else { *first };
             match gpu {
-                Some(gpu) if !self.instances.had(event, *first) && !is_empty(gpu) => {
+                Some(gpu) if !self.instances.had(event, heard) && !is_empty(gpu) => {
                     let sickness = self.mark_whole(event, gpu, now);
                     findings.sick.extend(Some(sickness).filter(|sickness| sickness.news));
                     findings.of_gpu.push(event.clone());
@@ -325,4 +329,10 @@ impl Health {
     fn whole(&mut self, gpu: &Gpu) -> &mut Record {
         self.gpu(gpu).whole.get_or_insert_default()
     }
+}
+
+/// Whether the event is about that slice.
+fn names(event: &HealthEvent, slice: &HiddenSlice) -> bool {
+    event.gpu_instance == Some(slice.gpu_instance)
+        && event.compute_instance.is_none_or(|compute| compute == slice.compute_instance)
 }

@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+mod links;
 mod profile;
 #[cfg(test)]
 mod tests;
 
+pub use links::{Link, Links, PciePath};
 pub use profile::{InvalidProfile, Profile};
 
 /// Everything that one look at the driver found.
@@ -34,10 +36,28 @@ pub struct Inventory {
     pub control_nodes: Vec<DeviceNode>,
     /// What could not be read, so that nothing is missing without a reason.
     pub problems: Vec<Problem>,
-    /// Whether the driver lets this process see single instances: without the privilege it tells neither where one
-    /// lies nor which of them an event is about. `None` while no GPU has an instance to ask about.
+    /// Whether the driver lets this process list instances, which says where one lies; that takes mig/config or
+    /// `CAP_SYS_ADMIN`, and has nothing to do with events. `None` while no GPU has an instance to ask about.
     #[serde(default)]
     pub sees_instances: Option<bool>,
+    /// What entitled this process to events of GPUs that have instances when the library was opened; `None` where that
+    /// could not be told.
+    #[serde(default)]
+    pub event_right: Option<EventRight>,
+}
+
+/// By which right a process hears of a GPU that has an instance. The kernel driver looks at it when it delivers an
+/// event, and goes by what the process had at nvmlInit (`_gpuFilterSubDeviceEventInfo`, the same from 515 to 595).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum EventRight {
+    /// `CAP_SYS_ADMIN` in the initial user namespace.
+    Admin,
+    /// The capability mig/monitor: `/dev/nvidia-caps/nvidia-cap2` can be opened.
+    Monitor,
+    /// None: it hears nothing of such a GPU.
+    #[serde(rename = "none")]
+    Nothing,
 }
 
 /// One GPU, in MIG mode or not.

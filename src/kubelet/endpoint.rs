@@ -106,7 +106,7 @@ impl Endpoint {
         before: Option<JoinHandle<()>>,
     ) -> Self {
         context.metrics.begin(&resource);
-        let offer = Arc::new(Offer::new(resource, context.rules.clone(), context.paths.clone(), devices));
+        let offer = Arc::new(Offer::new(resource, &context, devices));
         let stopping = CancellationToken::new();
         let status = Arc::new(EndpointStatus::new());
         let in_haste = Arc::new(AtomicBool::new(false));

@@ -12,9 +12,11 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
+use crate::inventory::Links;
 use crate::metrics::Metrics;
 use crate::nvml::Paths;
 use crate::resource::allocate::Rules;
@@ -72,6 +74,8 @@ pub struct Context {
     pub rules: Rules,
     /// Where device nodes are looked at.
     pub paths: Paths,
+    /// How GPUs are connected, as far as is known at the moment.
+    pub links: watch::Receiver<Arc<Links>>,
     /// What an endpoint has to tell.
     pub events: mpsc::Sender<EndpointEvent>,
     /// Where calls and registrations are counted.

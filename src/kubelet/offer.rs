@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::Context;
+use crate::inventory::Links;
 use crate::nvml::{Paths, file_stamp};
 use crate::resource::allocate::{AllocateError, Answer, Rules, allocate, unchanged};
 use crate::resource::preferred::preferred;
@@ -25,6 +27,7 @@ pub(super) struct Offer {
     resource: ResourceName,
     rules: Mutex<Arc<Rules>>,
     paths: Paths,
+    links: watch::Receiver<Arc<Links>>,
     list: watch::Sender<List>,
     /// How many lists there were.
     version: watch::Sender<u64>,
@@ -32,11 +35,12 @@ pub(super) struct Offer {
 }
 
 impl Offer {
-    pub(super) fn new(resource: ResourceName, rules: Rules, paths: Paths, devices: Vec<Device>) -> Self {
+    pub(super) fn new(resource: ResourceName, context: &Context, devices: Vec<Device>) -> Self {
         Self {
             resource,
-            rules: Mutex::new(Arc::new(rules)),
-            paths,
+            rules: Mutex::new(Arc::new(context.rules.clone())),
+            paths: context.paths.clone(),
+            links: context.links.clone(),
             list: watch::Sender::new(List { devices, repeats: 0 }),
             version: watch::Sender::new(0),
             allocated: Mutex::default(),
@@ -112,7 +116,9 @@ impl Offer {
         must_include: &[String],
         size: usize,
     ) -> Vec<String> {
-        preferred(&self.list.borrow().devices, available, must_include, size, self.rules().allocation)
+        let links = Arc::clone(&self.links.borrow());
+        let policy = self.rules().allocation;
+        preferred(&self.list.borrow().devices, &links, available, must_include, size, policy)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<DeviceId, Instant>> {

@@ -49,7 +49,16 @@ pub(crate) const GROUPS: &[(&str, &[&Metric])] = &[
     ),
     (
         "GPUs and their health",
-        &[&GPU_INFO, &GPU_USABLE, &RECOVERY_RULE, &EVENT_ATTRIBUTION, &XIDS, &HEALTH_EVENTS],
+        &[
+            &GPU_INFO,
+            &GPU_USABLE,
+            &RECOVERY_RULE,
+            &RECOVERY_ACTION,
+            &EVENTS_HEARD,
+            &EVENT_ATTRIBUTION,
+            &XIDS,
+            &HEALTH_EVENTS,
+        ],
     ),
     (
         "The kubelet",

@@ -116,7 +116,27 @@ pub(crate) static EVENT_ATTRIBUTION: Metric = Metric::new(
     &["gpu", "attribution"],
     "What the driver attributes the GPU's errors to, as 1",
 )
-.values("`attribution`: `instance`, `gpu`, `none` (the GPU cannot be listened to), `unknown` (it has no instance)");
+.values(
+    "`attribution`: `instance`; `none` (no errors of the GPU are heard); `unknown` (it has no instance, or what this \
+     program may hear cannot be told)",
+);
+pub(crate) static EVENTS_HEARD: Metric = Metric::new(
+    Gauge,
+    "gpu_events_heard",
+    &["gpu"],
+    "Whether errors of the GPU are heard: not without CAP_SYS_ADMIN or mig/monitor while it has an instance",
+)
+.values("absent where what this program may hear cannot be told");
+pub(crate) static RECOVERY_ACTION: Metric = Metric::new(
+    Gauge,
+    "recovery_action",
+    &["gpu", "action"],
+    "What the driver says that the GPU needs, as 1",
+)
+.values(
+    "`action`: `none`, `reset`, `reboot`, `drain_p2p`, `drain_and_reset`, `recover_imex`, `other`; `reboot` and \
+     `recover_imex` are the node's, and all its GPUs show them; absent where the driver does not tell",
+);
 pub(crate) static XIDS: Metric =
     Metric::new(Counter, "xids", &["gpu_uuid", "xid", "counted"], "Xids that the driver reported")
         .values("`counted`: whether the Xid makes devices sick; `xid`: `other` above 999");

@@ -34,6 +34,12 @@ impl MigMinors {
         fs::read(proc_root.join(MIG_MINORS)).map(|text| Self::parse(&text))
     }
 
+    /// The minor of mig/monitor, below this proc root.
+    pub(super) fn monitor(proc_root: &Path) -> Option<u32> {
+        let text = fs::read_to_string(proc_root.join(MIG_MINORS)).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("monitor "))?.trim().parse().ok()
+    }
+
     /// Where the file is expected, for messages.
     pub(super) fn path(proc_root: &Path) -> PathBuf {
         proc_root.join(MIG_MINORS)
@@ -90,7 +96,7 @@ fn number(text: &[u8]) -> Option<(u32, &[u8])> {
     Some((std::str::from_utf8(number).ok()?.parse().ok()?, rest))
 }
 
-fn capability_node(roots: &Roots, minor: u32) -> DeviceNode {
+pub(super) fn capability_node(roots: &Roots, minor: u32) -> DeviceNode {
     device_node(roots, format!("/dev/nvidia-caps/nvidia-cap{minor}"))
 }
 

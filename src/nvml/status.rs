@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use super::calls::{CallCount, Caller, Counts, lock};
+use crate::inventory::Links;
 
 /// How a session is getting on. Reading it never waits for the driver.
 #[derive(Debug, Default)]
@@ -15,6 +18,7 @@ pub struct Status {
     busy: Mutex<Option<Instant>>,
     hanging: AtomicUsize,
     watched: Mutex<BTreeMap<String, Watched>>,
+    links: watch::Sender<Arc<Links>>,
 }
 
 /// Which events a GPU is watched for.
@@ -47,6 +51,21 @@ impl Status {
     /// Which events are listened for, by GPU UUID.
     pub fn watched(&self) -> BTreeMap<String, Watched> {
         lock(&self.watched).clone()
+    }
+
+    /// How GPUs are connected, as far as they have said.
+    pub fn links(&self) -> Arc<Links> {
+        Arc::clone(&self.links.borrow())
+    }
+
+    /// The same, for those who want to know it at any time.
+    pub fn watch_links(&self) -> watch::Receiver<Arc<Links>> {
+        self.links.subscribe()
+    }
+
+    /// GPUs have said how they are connected.
+    pub(super) fn add_links(&self, links: Links) {
+        self.links.send_modify(|known| Arc::make_mut(known).extend(links));
     }
 
     /// A caller whose calls are counted here.

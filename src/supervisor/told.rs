@@ -6,8 +6,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::health::{Findings, HealthEvent, HealthPolicy, Recovered, Sickness, cautions, rule_for};
-use crate::inventory::Inventory;
+use crate::health::{
+    Findings, HealthEvent, HealthPolicy, NOT_HEARD, Recovered, Sickness, cautions, has_instances, is_heard,
+    rule_for,
+};
+use crate::inventory::{EventRight, Inventory};
 use crate::resource::{MigStrategy, ResourceSet};
 
 /// The least time between two lines about events that make nothing sick.
@@ -18,6 +21,8 @@ const IGNORED_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Told {
     rules: Vec<String>,
     sees_instances: Option<bool>,
+    /// What was said of the right to hear of GPUs with instances, while there were such.
+    heard: Option<Option<EventRight>>,
     nothing_to_offer: bool,
     ignored: Option<Instant>,
     cautions: Vec<String>,
@@ -47,7 +52,7 @@ impl Unsaid {
 }
 
 impl Told {
-    /// How devices get well, and how well errors are attributed.
+    /// How devices get well, and of which GPUs errors are heard.
     pub(super) fn of_health(&mut self, inventory: &Inventory, policy: &HealthPolicy) {
         let mut rules: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for gpu in &inventory.gpus {
@@ -59,16 +64,41 @@ impl Told {
             info!("{line}");
         }
         self.rules = rules;
-        match inventory.sees_instances.filter(|_| inventory.sees_instances != self.sees_instances) {
-            None => return,
-            Some(true) => info!("errors are attributed to single MIG devices"),
-            Some(false) => warn!(
-                "errors are attributed to whole GPUs only, since the driver does not let this process ask for single \
-                 instances: that takes CAP_SYS_ADMIN, or access to its capability mig/monitor \
-                 (/dev/nvidia-caps/nvidia-cap2)"
+        if inventory.sees_instances == Some(false) && self.sees_instances != Some(false) {
+            info!(
+                "the driver does not tell this process where MIG devices lie: that takes CAP_SYS_ADMIN, or access to its \
+                 capability mig/config (/dev/nvidia-caps/nvidia-cap1); nothing else depends on it"
+            );
+        }
+        self.sees_instances = inventory.sees_instances.or(self.sees_instances);
+        self.of_hearing(inventory, policy);
+    }
+
+    /// Whether errors of GPUs that have instances are heard, once there are such.
+    fn of_hearing(&mut self, inventory: &Inventory, policy: &HealthPolicy) {
+        let right = inventory.event_right;
+        let with_instances: Vec<_> =
+            inventory.gpus.iter().filter(|gpu| has_instances(gpu, inventory)).collect();
+        if with_instances.is_empty() || self.heard == Some(right) {
+            return;
+        }
+        self.heard = Some(right);
+        let unheard = with_instances.iter().filter(|gpu| is_heard(gpu, inventory) == Some(false));
+        let gpus = unheard.map(|gpu| gpu.index.to_string()).collect::<Vec<_>>().join(", ");
+        match right {
+            Some(EventRight::Admin | EventRight::Monitor) => {
+                info!(?right, "errors are heard, and attributed to single MIG devices");
+            }
+            // Nobody wants to hear them.
+            Some(EventRight::Nothing) if policy.checks.none() => {
+                info!(gpus, "no errors are heard on GPUs with slices: {NOT_HEARD}");
+            }
+            Some(EventRight::Nothing) => warn!(gpus, "no errors are heard on GPUs with slices: {NOT_HEARD}"),
+            None => warn!(
+                "whether errors are heard on GPUs with slices is not known: /proc/self/status does not tell what this \
+                 process may do"
             ),
         }
-        self.sees_instances = inventory.sees_instances;
     }
 
     /// What the strategy makes of the node, where it was another thing before.

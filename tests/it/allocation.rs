@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use fake_kubelet::{AdmissionError, PodSpec};
-use fake_nvml::{Description, Fault, Nodes};
+use fake_nvml::{Description, Fault, Nodes, Topology};
+use tokio::time::{sleep, timeout};
 use tonic::Code;
 
-use crate::rig::{GPU, Rig, mig, wait_until};
+use crate::rig::{GPU, LIMIT, Rig, mig, wait_until};
 
 fn pod(name: &str, resource: &str, count: usize) -> PodSpec {
     PodSpec::new(name).container("main").limit(resource, count)
@@ -236,5 +238,28 @@ async fn a_kernel_that_gives_files_of_proc_a_new_time_with_every_look_costs_no_a
     rig.wait_for_counts(&[(&resource, 1)]).await;
     rig.plugin.wait_for_log(&["WARN", "before 4.17"]).await;
     rig.kubelet.run_pod(pod("training", &resource, 1)).await.unwrap();
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn gpus_that_are_linked_are_preferred_together() {
+    // Neither the order nor the NUMA nodes say that 0 and 5 belong together.
+    let description = Description::h100s(8).with_topology(Topology::default().nvlinks(0, 5, 12));
+    let rig = Rig::start(&description, &[]).await;
+    rig.wait_for_counts(&[(GPU, 8)]).await;
+    let ids: Vec<_> = rig.node.gpus().unwrap().into_iter().map(|gpu| gpu.uuid).collect();
+    let linked = BTreeSet::from([ids[0].clone(), ids[5].clone()]);
+    // They are asked after the first list.
+    let preferred = async {
+        loop {
+            let chosen = rig.kubelet.preferred(GPU, &ids, &[], 2).await.unwrap();
+            assert_eq!(chosen.len(), 2);
+            if chosen.into_iter().collect::<BTreeSet<_>>() == linked {
+                break;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LIMIT, preferred).await.expect("the linked GPUs are not preferred");
     rig.finish().await;
 }

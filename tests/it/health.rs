@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fake_kubelet::PodSpec;
-use fake_nvml::{Description, DriverState, Event, Fault, Instance, RecoveryAction, UnprivilegedEvents};
+use fake_nvml::{Description, DriverState, Event, Fault, Instance, RecoveryAction};
 use tokio::time::sleep;
 
 use crate::rig::{GPU, Rig, mig, wait_until};
@@ -250,21 +250,6 @@ async fn ten_thousand_errors_in_a_second_are_few_lists_and_no_memory() {
     let grown = rig.plugin.resident_kib().saturating_sub(before.0);
     assert!(grown < 2_048, "{grown} KiB more");
     assert!(rig.plugin.log().lines().filter(|line| line.contains("sick")).count() < 200);
-    rig.finish().await;
-}
-
-#[tokio::test]
-async fn a_plugin_without_privileges_knows_errors_by_gpu_and_says_so() {
-    let mut plain = seven();
-    plain.unprivileged = true;
-    plain.unprivileged_events = UnprivilegedEvents::AsDocumented;
-    let rig = started(&plain, &[]).await;
-    let resource = mig("1g.10gb");
-    rig.plugin.wait_for_log(&["errors are attributed to whole GPUs only", "nvidia-cap2"]).await;
-    let all = slices(&rig, 0);
-    rig.node.send(&Event::xid(XID).on_instance(all[0].1, all[0].2)).unwrap();
-    wait_for_sick(&rig, &resource, &all.iter().map(|(uuid, ..)| uuid).collect::<Vec<_>>()).await;
-    rig.wait_for_counts(&[(GPU, 1), (&resource, 7)]).await;
     rig.finish().await;
 }
 

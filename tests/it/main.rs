@@ -26,6 +26,7 @@ mod layouts;
 mod models;
 mod reload;
 mod rig;
+mod rights;
 mod signals;
 mod slices;
 mod sockets;

@@ -42,7 +42,7 @@ pub(super) fn section(page: &mut String, gpu: &Gpu, plugin: &PluginState) {
     }
     let state = plugin.gpus.iter().find(|state| state.uuid == gpu.uuid);
     if let Some(why) = state.and_then(|state| state.not_watched.as_ref()) {
-        more(page, &format!("Its errors are not heard of: {why}"));
+        more(page, &format!("No errors of it are heard: {why}"));
     }
     if sick && let Some(state) = state {
         more(page, recovery(state.recovery));

@@ -11,6 +11,7 @@ mod tests;
 
 use self::html::{Text, count};
 use crate::devices::state::{Attribution, DriverState, NodeState, PluginState};
+use crate::health::NOT_HEARD;
 use crate::inventory::Inventory;
 
 const STYLE: &str = include_str!("style.css");
@@ -84,7 +85,7 @@ fn headline(inventory: &Inventory, plugin: &PluginState) -> String {
     }
     words.extend(plugin.event_attribution.map(|attribution| match attribution {
         Attribution::Instance => "errors are known per MIG device".to_owned(),
-        Attribution::Gpu => "errors are known per GPU only".to_owned(),
+        Attribution::None => "no errors are heard on GPUs with slices".to_owned(),
     }));
     words.join(" · ")
 }
@@ -109,6 +110,9 @@ fn banners(page: &mut String, plugin: &PluginState) {
     }
     if plugin.driver == DriverState::Present && plugin.resources.is_empty() {
         banner("warn", "Nothing is offered.", "This node has no device that the strategy offers.");
+    }
+    if plugin.event_attribution == Some(Attribution::None) {
+        banner("warn", "No errors are heard on GPUs with slices:", &format!("{NOT_HEARD}."));
     }
     plugin.warnings.iter().for_each(|warning| banner("warn", "Configuration:", warning));
 }

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{Row, Samples, Value};
-use crate::devices::state::{
-    Attribution, DriverState, GpuState, NodeState, PluginState, RecoveryRule, ResourceState,
-};
-use crate::inventory::{Gpu, Inventory, MigMode};
+use crate::devices::state::{DriverState, GpuState, NodeState, PluginState, RecoveryRule, ResourceState};
+use crate::health::{has_instances, is_heard};
+use crate::inventory::{Gpu, Inventory, MigMode, RecoveryAction};
 use crate::metrics::table;
 use crate::nvml::Status;
 
@@ -91,6 +90,15 @@ fn gpus(inventory: &Inventory, plugin: &PluginState) -> Vec<Samples> {
         rows: inventory.gpus.iter().map(row).collect(),
     };
     let state = |gpu: &Gpu| plugin.gpus.iter().find(|state| state.uuid == gpu.uuid);
+    let heard = |gpu: &Gpu| {
+        let listened = state(gpu).is_none_or(|state| state.not_watched.is_none());
+        let heard = if listened { is_heard(gpu, inventory)? } else { false };
+        Some((vec![gpu.index.to_string()], heard.into()))
+    };
+    let needs = |gpu: &Gpu| {
+        let action = gpu.recovery_action.filter(|_| gpu.problem.is_none())?;
+        Some((vec![gpu.index.to_string(), self::action(action).to_owned()], one()))
+    };
     vec![
         each(&table::GPU_INFO, &|gpu| {
             let (index, mig) = (gpu.index.to_string(), mig(gpu.mig_mode).to_owned());
@@ -102,9 +110,12 @@ fn gpus(inventory: &Inventory, plugin: &PluginState) -> Vec<Samples> {
             (vec![gpu.index.to_string(), rule.to_owned()], one())
         }),
         each(&table::EVENT_ATTRIBUTION, &|gpu| {
-            let attribution = attribution(state(gpu), plugin.event_attribution);
+            let attribution =
+                attribution(state(gpu), is_heard(gpu, inventory), has_instances(gpu, inventory));
             (vec![gpu.index.to_string(), attribution.to_owned()], one())
         }),
+        Samples { metric: &table::EVENTS_HEARD, rows: inventory.gpus.iter().filter_map(heard).collect() },
+        Samples { metric: &table::RECOVERY_ACTION, rows: inventory.gpus.iter().filter_map(needs).collect() },
     ]
 }
 
@@ -124,12 +135,23 @@ fn rule(rule: RecoveryRule) -> &'static str {
     }
 }
 
-fn attribution(gpu: Option<&GpuState>, attribution: Option<Attribution>) -> &'static str {
-    match (gpu, attribution) {
-        (Some(GpuState { not_watched: Some(_), .. }), _) => "none",
-        (_, Some(Attribution::Instance)) => "instance",
-        (_, Some(Attribution::Gpu)) => "gpu",
-        (_, None) => "unknown",
+fn attribution(gpu: Option<&GpuState>, heard: Option<bool>, has_instances: bool) -> &'static str {
+    match (gpu, heard) {
+        (Some(GpuState { not_watched: Some(_), .. }), _) | (_, Some(false)) => "none",
+        (_, Some(true)) if has_instances => "instance",
+        (_, Some(true) | None) => "unknown",
+    }
+}
+
+fn action(action: RecoveryAction) -> &'static str {
+    match action {
+        RecoveryAction::None => "none",
+        RecoveryAction::Reset => "reset",
+        RecoveryAction::Reboot => "reboot",
+        RecoveryAction::DrainP2p => "drain_p2p",
+        RecoveryAction::DrainAndReset => "drain_and_reset",
+        RecoveryAction::RecoverImex => "recover_imex",
+        RecoveryAction::Other(_) => "other",
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 use super::*;
 use crate::admin::example::rich;
 use crate::health::{EventKind, HealthEvent};
+use crate::inventory::EventRight;
 use crate::metrics::reference;
 use crate::resource::ResourceName;
 
@@ -98,6 +99,9 @@ fn values_are_those_of_the_node() {
         "mig_device_plugin_gpu_usable{gpu=\"3\"} 0",
         "mig_device_plugin_recovery_rule{gpu=\"0\",rule=\"recovery_action\"} 1",
         "mig_device_plugin_event_attribution{gpu=\"0\",attribution=\"instance\"} 1",
+        "mig_device_plugin_event_attribution{gpu=\"7\",attribution=\"unknown\"} 1",
+        "mig_device_plugin_gpu_events_heard{gpu=\"0\"} 1",
+        "mig_device_plugin_recovery_action{gpu=\"0\",action=\"none\"} 1",
         "mig_device_plugin_pod_resources_up 1",
         "mig_device_plugin_driver_up 1",
         "mig_device_plugin_on_hold 0",
@@ -109,6 +113,28 @@ fn values_are_those_of_the_node() {
         "holder_namespace=\"jupyter\",holder_pod=\"notebook-anna\",holder_container=\"main\",namespace=\"jupyter\",pod=\"notebook-anna\",container=\"main\"} 1",
     ] {
         assert!(text.contains(part), "{part} in\n{text}");
+    }
+}
+
+#[test]
+fn of_which_gpus_errors_are_heard_depends_on_the_right_and_their_instances() {
+    for (right, cut, attribution) in [
+        (Some(EventRight::Monitor), Some(1), "instance"),
+        (Some(EventRight::Nothing), Some(0), "none"),
+        (None, None, "unknown"),
+    ] {
+        let mut state = rich();
+        state.inventory.event_right = right;
+        let text = text(&Metrics::new(), Some((&Status::default(), &state)), Format::Classic);
+        let heard = |gpu: u32| {
+            let start = format!("mig_device_plugin_gpu_events_heard{{gpu=\"{gpu}\"}} ");
+            text.lines().find_map(|line| line.strip_prefix(&start)).map(|value| value.parse::<u8>().unwrap())
+        };
+        assert_eq!((heard(0), heard(7)), (cut, Some(1)), "{right:?}");
+        for (gpu, word) in [(0, attribution), (7, "unknown")] {
+            let line = format!("event_attribution{{gpu=\"{gpu}\",attribution=\"{word}\"}} 1");
+            assert!(text.contains(&line), "{right:?}: {line}");
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::demand::{Role, Step};
 use super::{ContainerView, Obstacle};
 use crate::explain::DeviceView;
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, Links};
 use crate::resource::allocate::{Rules, allocate};
 use crate::resource::policy::AllocationPolicy;
 use crate::resource::preferred::preferred;
@@ -28,7 +28,7 @@ impl Pool<'_> {
         let reused: Vec<String> = ids().filter(|id| self.reusable.contains(id)).take(count).collect();
         let available: Vec<String> =
             ids().filter(|id| !self.used.contains(id) || reused.contains(id)).collect();
-        let chosen = preferred(self.devices, &available, &reused, count, policy);
+        let chosen = preferred(self.devices, &Links::default(), &available, &reused, count, policy);
         self.used.extend(chosen.iter().cloned());
         for id in &chosen {
             if role == Role::Init {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::fixtures::mig_device;
+use crate::inventory::HiddenSlice;
 
 /// An Xid as the driver sends it where it attributes it to nothing: GPU instance 0, compute instance 0.
 fn zero(gpu: u32, number: u64, seconds: u64) -> HealthEvent {
@@ -131,12 +132,43 @@ fn how_long_ago_an_instance_went_counts_from_the_look_that_missed_it() {
 }
 
 #[test]
+fn of_like_events_the_last_says_whether_the_instance_had_just_gone() {
+    let (mut health, inventory) = (Health::default(), two_gpus());
+    let mut without = inventory.clone();
+    without.gpus[0].mig_devices.remove(0);
+    looks(&mut health, &inventory, 1);
+    looks(&mut health, &without, 2);
+    let unreadable = with_trouble(&without, 0, Trouble::unreadable("it does not say"));
+    for heard in [3, 200] {
+        takes(&mut health, &xid(0, Some(7), 94, heard), &without, heard);
+        looks(&mut health, &unreadable, heard + 1);
+    }
+    assert_eq!(looks(&mut health, &without, 202).of_gpu.len(), 1);
+}
+
+#[test]
 fn an_event_about_a_gpu_instance_without_compute_instances_hits_nothing() {
     let (mut health, mut inventory) = (Health::default(), two_gpus());
     inventory.gpus[0].empty_gpu_instances = vec![11];
     takes(&mut health, &xid(0, Some(11), 94, 1), &inventory, 1);
     let findings = looks(&mut health, &inventory, 2);
     assert_eq!((findings.unplaced.len(), findings.sick.len()), (1, 0));
+}
+
+#[test]
+fn an_event_about_a_slice_that_nvml_does_not_list_waits_while_it_may_be_one_that_is_being_made() {
+    let (mut health, mut inventory) = (Health::default(), two_gpus());
+    let hidden = |settled| vec![HiddenSlice { gpu_instance: 10, compute_instance: 0, settled }];
+    inventory.gpus[0].hidden = hidden(false);
+    takes(&mut health, &xid(0, Some(10), 94, 1), &inventory, 1);
+    assert_eq!(looks(&mut health, &inventory, 2), Findings::default());
+    let mut made = inventory.clone();
+    made.gpus[0].hidden.clear();
+    made.gpus[0].mig_devices.push(mig_device(0, 3, "1g.10gb"));
+    assert_eq!(found(&looks(&mut health.clone(), &made, 3)), ["MIG device 0:3 (MIG-0-10-0)"]);
+    inventory.gpus[0].hidden = hidden(true);
+    let findings = looks(&mut health, &inventory, 4);
+    assert_eq!((findings.unplaced.len(), findings.sick.len()), (1, 0), "it is nobody's device");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::resource::{Device, DeviceId, Reason};
 mod actions;
 mod attribution;
 mod damping;
+mod heard;
 mod policy;
 mod properties;
 mod rules;

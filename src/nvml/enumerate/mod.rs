@@ -4,7 +4,10 @@
 //! device are called are asked only once. All else is asked on every look: instances come and go.
 
 mod gpu;
+mod links;
 mod mig;
+
+pub(super) use links::{Peer, unknown_pairs};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,8 +22,9 @@ use super::error::{CallError, DriverError};
 use super::library;
 use super::models::Models;
 use super::places::{Paths, Roots};
+use super::rights;
 use super::stamps::{Stamps, TimeCheck};
-use crate::inventory::{Gpu, Inventory, Problem, RecoveryAction, Trouble};
+use crate::inventory::{EventRight, Gpu, Inventory, Problem, RecoveryAction, Trouble, TroubleKind};
 
 /// The opened and initialised library. Dropping it shuts NVML down.
 pub(super) struct Driver {
@@ -28,6 +32,7 @@ pub(super) struct Driver {
     library: PathBuf,
     version: String,
     cuda_version: Option<String>,
+    event_right: Option<EventRight>,
     /// By UUID. Kept here and not with a look, for a look that is given up takes what it holds with it.
     told: Mutex<BTreeMap<String, Told>>,
     /// Kept here for the same reason.
@@ -66,6 +71,23 @@ pub(super) struct Part {
 }
 
 impl Part {
+    /// Why the GPU may have to be reset: it cannot be read, or, with `asked`, it says so. A call that hangs is no such
+    /// reason, for it keeps NVML open.
+    pub(super) fn needs_reset(&self, asked: bool) -> Option<Trouble> {
+        use RecoveryAction::{DrainAndReset, Reset};
+        match &self.gpu {
+            None => self
+                .problems
+                .first()
+                .map(|problem| problem.reason.clone())
+                .filter(|reason| reason.kind != TroubleKind::NoAnswer),
+            Some(gpu) => gpu
+                .recovery_action
+                .filter(|action| asked && matches!(action, Reset | DrainAndReset))
+                .map(|action| Trouble::unreadable(format!("the driver asks for {action}"))),
+        }
+    }
+
     /// A GPU that is left out for this reason.
     pub(super) fn left_out(index: u32, uuid: Option<String>, reason: Trouble) -> Self {
         let problem = Problem { gpu: index, mig_device: None, uuid, reason, left_out: true };
@@ -98,6 +120,8 @@ impl Driver {
             library,
             version,
             cuda_version: cuda_version.ok().map(words_of_cuda),
+            // NVML is initialised by now, and may have made the node that counts.
+            event_right: rights::event_right(&paths.roots()),
             told: Mutex::default(),
             stamps: Stamps::new(times_move),
         })
@@ -164,6 +188,7 @@ impl Driver {
             cuda_version: self.cuda_version.clone(),
             library: self.library.clone(),
             control_nodes: caps::control_nodes(roots),
+            event_right: self.event_right,
             ..Inventory::default()
         };
         for part in parts {

@@ -5,6 +5,7 @@
 //! - Its `possible_placements` always answers with an empty list: it never sets the length of its vector.
 //! - Its `memory_info` is the second version of the call; profile names follow the first one's total.
 //! - Its `profile_info` is the first version, which has no name in it.
+//! - Its `topology_common_ancestor` takes one of the two GPUs away.
 //! - Its events do not say which instance they are about, and a GPU that refuses one ends the set for all.
 
 #![allow(
@@ -35,8 +36,10 @@ macro_rules! function {
 
 // Behind the macro that they use.
 pub(super) mod events;
+mod links;
 mod profiles;
 
+pub(super) use links::common_ancestor;
 pub(super) use profiles::{ProfileInfo, ProfileInfoVersion, possible_placements, profile_info};
 
 fn check(call: &'static str, code: sys::nvmlReturn_t) -> Result<(), CallError> {

@@ -208,6 +208,25 @@ fn the_recovery_action_is_told_or_unknown() {
 }
 
 #[test]
+fn the_right_to_hear_is_admin_or_monitor_whoever_may_list() {
+    use fake_nvml::Right::{Admin, Config, Monitor};
+    for (rights, right) in [
+        (vec![Admin], EventRight::Admin),
+        (vec![Admin, Monitor], EventRight::Admin),
+        (vec![Monitor], EventRight::Monitor),
+        (vec![Config, Monitor], EventRight::Monitor),
+        (vec![Config], EventRight::Nothing),
+        (vec![], EventRight::Nothing),
+    ] {
+        let fake = Fake::new(&one_h100(&["1g.10gb"]).with_rights(&rights));
+        let found = fake.discover();
+        assert_eq!(found.event_right, Some(right), "{rights:?}");
+        let lists = rights.contains(&Admin) || rights.contains(&Config);
+        assert_eq!(found.sees_instances, Some(lists), "{rights:?}");
+    }
+}
+
+#[test]
 fn whether_instances_are_seen_is_known_once_there_is_one() {
     let fake = Fake::new(&Description::h100s(2));
     assert_eq!(fake.discover().sees_instances, None);

@@ -4,6 +4,7 @@ mod driver;
 mod events;
 mod gpus;
 mod hanging;
+mod links;
 mod mig;
 mod reads_only;
 mod session;
@@ -18,7 +19,7 @@ use tokio::time::timeout;
 use super::session::Patience;
 use super::*;
 use crate::health::{EventKind, HealthEvent};
-use crate::inventory::{MigDevice, MigMode, Placement, RecoveryAction, TroubleKind};
+use crate::inventory::{EventRight, MigDevice, MigMode, Placement, RecoveryAction, TroubleKind};
 
 /// A node, and the folder that goes with it.
 struct Fake {
@@ -100,7 +101,8 @@ struct Listener {
 impl Listener {
     fn new(paths: Paths, rescan: Option<Duration>) -> Self {
         let (sender, reports) = mpsc::channel(16);
-        Self { session: Session::spawn_with(paths, rescan, PATIENCE, sender).unwrap(), reports }
+        let options = SessionOptions { rescan, ..SessionOptions::default() };
+        Self { session: Session::spawn_with(paths, options, PATIENCE, sender).unwrap(), reports }
     }
 
     /// One that has looked, listens to its GPUs, and has looked again for what it may have missed.

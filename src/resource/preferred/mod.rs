@@ -3,6 +3,7 @@
 //! - Replicas of one request land on different devices as long as there are any.
 //! - Packed slices touch as few GPUs as possible, and of those that do, the fullest, so that whole GPUs stay free;
 //!   distributed ones go to the GPU that is used least.
+//! - Whole GPUs are taken together that have the best connections: NVLinks, then PCIe, then NUMA ([`linked`]).
 //! - Packed replicas fill the device that is used most, distributed ones the one used least.
 //! - Devices on the NUMA node of those that must be included come first; without any, the choice stays on one node
 //!   where that costs nothing.
@@ -14,15 +15,19 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::Device;
 use super::policy::AllocationPolicy;
+use crate::inventory::Links;
 
 mod gpus;
+mod linked;
 
 use gpus::{GpuPool, choose_gpus};
+use linked::Worth;
 
 /// Chooses `size` of `available`, `must_include` among them; fewer where fewer fit. `devices` is the whole list
-/// of the resource in its order. O(n log n) in the number of devices for each replica of one device that is needed.
+/// of the resource in its order, and `links` are what is known of how its GPUs are connected. O(n log n) in the number of devices for each replica of one device that is needed.
 pub fn preferred(
     devices: &[Device],
+    links: &Links,
     available: &[String],
     must_include: &[String],
     size: usize,
@@ -40,6 +45,11 @@ pub fn preferred(
     let mut items = items(devices, &available, &seen);
     let numa_nodes: BTreeSet<u32> =
         items.iter().filter(|item| item.picked > 0).filter_map(|item| item.numa_node).collect();
+    if !shared && devices.iter().all(|device| device.mig.is_none()) {
+        let needed = size.saturating_sub(answer.len());
+        answer.extend(whole_gpus(&items, links, needed));
+        return answer;
+    }
     // Each round takes at most one replica of each device.
     while answer.len() < size {
         let Some(least) = items.iter().filter(|item| !item.free.is_empty()).map(|item| item.picked).min()
@@ -61,8 +71,21 @@ pub fn preferred(
     answer
 }
 
+/// The IDs of `needed` whole GPUs.
+fn whole_gpus(items: &[Item<'_>], links: &Links, needed: usize) -> Vec<String> {
+    let able: Vec<_> = items.iter().filter(|item| item.picked > 0 || !item.free.is_empty()).collect();
+    let taken: Vec<usize> = (0..able.len()).filter(|gpu| able[*gpu].picked > 0).collect();
+    let worth = Worth::new(able.len(), |a, b| {
+        let (a, b) = (able[a], able[b]);
+        linked::worth(links.between(a.uuid, b.uuid), [a.numa_node, b.numa_node])
+    });
+    let chosen = linked::choose(&worth, &taken, needed);
+    chosen.into_iter().filter_map(|gpu| able[gpu].free.last().map(|id| (*id).to_owned())).collect()
+}
+
 /// A device with its replicas; one that is not shared has a single one.
 struct Item<'a> {
+    uuid: &'a str,
     gpu: u32,
     numa_node: Option<u32>,
     /// Replicas that can be taken, the last one first.
@@ -80,6 +103,7 @@ fn items<'a>(devices: &'a [Device], available: &HashSet<&str>, included: &HashSe
         let position = *positions.entry(device.uuid.as_str()).or_insert(items.len());
         if position == items.len() {
             items.push(Item {
+                uuid: device.uuid.as_str(),
                 gpu: device.gpu_index,
                 numa_node: device.numa_node,
                 free: Vec::new(),

@@ -31,7 +31,14 @@ fn all_but(devices: &[Device], used: &[&str]) -> Vec<String> {
 
 fn choose(slices: &[usize], used: &[&str], must_include: &[&str], size: usize) -> Vec<String> {
     let devices = devices(slices);
-    preferred(&devices, &all_but(&devices, used), &ids(must_include), size, AllocationPolicy::Unset)
+    preferred(
+        &devices,
+        &Links::default(),
+        &all_but(&devices, used),
+        &ids(must_include),
+        size,
+        AllocationPolicy::Unset,
+    )
 }
 
 #[test]
@@ -79,7 +86,10 @@ fn unknown_and_unhealthy_devices_are_not_chosen() {
     devices[0].reasons = vec![crate::resource::Reason::Gone];
     let mut available = all_but(&devices, &[]);
     available.push("MIG-x".to_owned());
-    assert_eq!(preferred(&devices, &available, &[], 4, AllocationPolicy::Unset), ids(&["0:1", "0:2"]));
+    assert_eq!(
+        preferred(&devices, &Links::default(), &available, &[], 4, AllocationPolicy::Unset),
+        ids(&["0:1", "0:2"])
+    );
 }
 
 /// Three replicas of each slice, on GPUs with so many slices.
@@ -112,7 +122,7 @@ fn choose_replicas(
     let must_include: Vec<_> = must_include.iter().map(id).collect();
     let all = devices.iter().map(|device| device.id.to_string());
     let available: Vec<_> = all.filter(|id| !used.contains(id)).collect();
-    preferred(&devices, &available, &must_include, size, policy)
+    preferred(&devices, &Links::default(), &available, &must_include, size, policy)
 }
 
 fn replica_ids(indices: &[&str]) -> Vec<String> {
@@ -127,7 +137,14 @@ fn replica_ids(indices: &[&str]) -> Vec<String> {
 fn distributed_slices_go_to_the_gpus_that_are_used_least() {
     let spread = |used: &[&str], must: &[&str], size| {
         let devices = devices(&[7, 7, 7]);
-        preferred(&devices, &all_but(&devices, used), &ids(must), size, AllocationPolicy::Distributed)
+        preferred(
+            &devices,
+            &Links::default(),
+            &all_but(&devices, used),
+            &ids(must),
+            size,
+            AllocationPolicy::Distributed,
+        )
     };
     assert_eq!(spread(&["0:0", "0:1", "0:2"], &[], 2), ids(&["1:0", "2:0"]));
     assert_eq!(spread(&[], &[], 4), ids(&["0:0", "0:1", "1:0", "2:0"]));
@@ -174,7 +191,7 @@ fn ten_thousand_replicas_are_chosen_from_without_trouble() {
     let devices = resolve(&node((0..8).map(gpu)), &policy).resources.into_values().next().unwrap();
     let available: Vec<_> = devices.iter().map(|device| device.id.to_string()).collect();
     for policy in [AllocationPolicy::Packed, AllocationPolicy::Distributed] {
-        let chosen = preferred(&devices, &available, &[], 9_999, policy);
+        let chosen = preferred(&devices, &Links::default(), &available, &[], 9_999, policy);
         assert_eq!(chosen.iter().collect::<HashSet<_>>().len(), 9_999);
     }
 }
@@ -196,7 +213,7 @@ proptest! {
             .filter(|(_, available)| **available).map(|(device, _)| device.id.to_string()).collect();
         let must: Vec<String> = offered.iter().zip(&must)
             .filter(|(_, must)| **must).map(|(id, _)| id.clone()).take(size).collect();
-        let answer = preferred(&devices, &offered, &must, size, policy);
+        let answer = preferred(&devices, &Links::default(), &offered, &must, size, policy);
         let distinct: HashSet<_> = answer.iter().collect();
         prop_assert_eq!(distinct.len(), answer.len());
         prop_assert!(answer.iter().all(|id| offered.contains(id)));
@@ -206,7 +223,7 @@ proptest! {
         // The kubelet offers IDs in any order.
         let mut shuffled = offered.clone();
         shuffled.rotate_left(turn % offered.len().max(1));
-        prop_assert_eq!(preferred(&devices, &shuffled, &must, size, policy), answer.clone());
+        prop_assert_eq!(preferred(&devices, &Links::default(), &shuffled, &must, size, policy), answer.clone());
 
         // No packed answer touches more GPUs than taking the largest ones would.
         if must.is_empty() && policy != AllocationPolicy::Distributed {

@@ -2,21 +2,25 @@
 
 mod fault;
 mod instance;
+mod options;
 mod process;
 mod rights;
+mod situation;
 mod topology;
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 
 pub use fault::Fault;
-pub use instance::{ComputeInstance, Instance, UnknownProfile};
+pub use instance::{ComputeInstance, Instance, PlacementMap, UnknownProfile};
+pub use options::{AfterReset, DriverState, Lost, MigOff, Nodes, RecoveryAction};
 pub use process::Process;
 pub use rights::{MigConfigChange, Right, Rights, UnopenableSlices, UnprivilegedEvents, UuidLookup};
+pub use situation::Situation;
 pub use topology::{Branch, NvLinks, NvSwitch, Preset, Topology};
 
-use crate::{EventType, NodeError, state::NodeState};
+use crate::{Code, EventType, NodeError, state::NodeState, suggest};
 
 /// The capability minors that instances have, of GPU 0's first to GPU 31's last.
 const FIRST_MINOR: u32 = 3;
@@ -73,71 +77,15 @@ pub struct Description {
     pub mig_off_with_instances: MigOff,
     /// What a reset makes of instances.
     pub instances_after_reset: AfterReset,
+    /// Codes to answer in place of those that are expected, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub codes: BTreeMap<Situation, String>,
     /// How they are connected.
     #[serde(skip_serializing_if = "Topology::is_default")]
     pub topology: Topology,
     /// What goes wrong, first match first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<Fault>,
-}
-
-/// Whether the kernel driver is there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum DriverState {
-    /// It is, and all works.
-    #[default]
-    Loaded,
-    /// It is not: `DRIVER_NOT_LOADED`, and no files in `dev` and `proc`.
-    NotLoaded,
-    /// It is another version than the library: `LIB_RM_VERSION_MISMATCH`.
-    VersionMismatch,
-}
-
-/// What switching MIG mode off does while there are instances.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum MigOff {
-    /// It is refused: `IN_USE`.
-    #[default]
-    InUse,
-    /// It destroys them.
-    Destroys,
-}
-
-/// What a reset makes of instances.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum AfterReset {
-    /// They are gone.
-    #[default]
-    Gone,
-    /// They come back under the same IDs.
-    Restored,
-}
-
-/// Whether a GPU has fallen off the bus.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Lost {
-    /// It is there.
-    #[default]
-    No,
-    /// Every call about it answers `GPU_IS_LOST`.
-    IsLost,
-    /// As well, but those that give its handle answer `UNKNOWN`.
-    UnknownHandles,
-}
-
-/// Who makes the device nodes of instances that come. Nobody removes those of instances that go.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Nodes {
-    /// The library, in the process that first asks for the MIG device.
-    #[default]
-    OnUse,
-    /// Only [`Node::make_nodes`](crate::Node::make_nodes), as `nvidia-modprobe` or `nvidia-ctk` do.
-    ByHand,
 }
 
 /// A GPU.
@@ -177,6 +125,9 @@ pub struct Gpu {
     /// MIG mode after the next reset, where it is another than now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mig_pending: Option<bool>,
+    /// Which parts of the chip the memory slices are; another one for each of three GPUs where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement_map: Option<PlacementMap>,
     /// The GPU instances, in the order they were made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layout: Vec<Instance>,
@@ -196,13 +147,6 @@ pub struct Gpu {
     /// The types of events that clients can register; all that its model could have where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub events: Option<Vec<EventType>>,
-}
-
-impl Lost {
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
-    fn is_no(&self) -> bool {
-        *self == Self::No
-    }
 }
 
 impl Gpu {
@@ -232,46 +176,6 @@ fn is_false(value: &bool) -> bool {
     !*value
 }
 
-/// What a GPU needs before it can be used again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[repr(u32)]
-pub enum RecoveryAction {
-    /// Nothing: it can be used.
-    #[default]
-    None = 0,
-    /// A reset of the GPU.
-    Reset = 1,
-    /// A reboot of the node.
-    Reboot = 2,
-    /// Its peer-to-peer traffic must end.
-    DrainP2p = 3,
-    /// Its work must end, then a reset.
-    DrainAndReset = 4,
-    /// Its IMEX domain must be recovered.
-    RecoverImex = 5,
-}
-
-impl RecoveryAction {
-    /// Whether the driver asks for it on behalf of the whole node.
-    fn is_of_node(self) -> bool {
-        matches!(self, Self::None | Self::Reboot | Self::RecoverImex)
-    }
-
-    /// The weightier of two, which is what the driver tells.
-    pub(crate) fn or(self, other: Self) -> Self {
-        let weight = |action| match action {
-            Self::Reboot => 5,
-            Self::Reset => 4,
-            Self::DrainAndReset => 3,
-            Self::DrainP2p => 2,
-            Self::RecoverImex => 1,
-            Self::None => 0,
-        };
-        if weight(other) > weight(self) { other } else { self }
-    }
-}
-
 impl Default for Description {
     fn default() -> Self {
         Self {
@@ -295,6 +199,7 @@ impl Default for Description {
             file_gap_ms: 0,
             mig_off_with_instances: MigOff::default(),
             instances_after_reset: AfterReset::default(),
+            codes: BTreeMap::new(),
             topology: Topology::default(),
             faults: Vec::new(),
         }
@@ -445,6 +350,11 @@ impl Description {
         self
     }
 
+    pub(crate) fn codes(&self) -> BTreeMap<Situation, Code> {
+        let codes = self.codes.iter();
+        codes.filter_map(|(situation, name)| Some((*situation, Code::from_name(name)?))).collect()
+    }
+
     /// The faults that are written, then those of lost GPUs.
     pub(crate) fn all_faults(&self) -> Vec<Fault> {
         let lost = (0..).zip(&self.gpus).flat_map(|(index, gpu)| Fault::of_lost(index, gpu.lost));
@@ -478,6 +388,10 @@ impl Description {
             problems.push(format!(
                 "openable: {minor} is no instance's capability minor; allowed: {FIRST_MINOR} to {LAST_MINOR}"
             ));
+        }
+        for (situation, name) in self.codes.iter().filter(|(_, name)| Code::from_name(name).is_none()) {
+            let hint = suggest::allowed(name, Code::ALL.iter().map(|code| code.name()));
+            problems.push(format!("codes: no code {name:?} for {situation:?}; {hint}"));
         }
         for (index, fault) in self.faults.iter().enumerate() {
             problems.extend(fault.problems(&format!("faults[{index}]"), self.gpus.len()));

@@ -9,11 +9,11 @@ use std::{
 
 use super::{
     ffi::{Answer, Handle},
-    handles::{InstanceKey, Object},
+    handles::{InstanceKey, Named, Object},
     node, rights,
 };
 use crate::{
-    Code, Fault, Right, UnopenableSlices,
+    Code, Fault, Right, Situation, UnopenableSlices,
     driver::CALLS,
     host,
     state::{ComputeInstanceState, GpuInstanceState, GpuState, MigState, NodeState},
@@ -169,6 +169,20 @@ impl Call {
         })
     }
 
+    /// The code for a situation.
+    pub(super) fn code(&self, situation: Situation) -> Code {
+        self.state.codes.get(&situation).copied().unwrap_or_else(|| situation.default_code())
+    }
+
+    /// What a handle names, if it names anything.
+    fn object(&self, handle: Handle) -> Result<Object, Code> {
+        match node::shared().handles.get(handle) {
+            Named::Object(object) => Ok(object),
+            Named::Gone => Err(self.code(Situation::GoneHandle)),
+            Named::Never => Err(Code::INVALID_ARGUMENT),
+        }
+    }
+
     /// The GPU of that index; faults of that GPU apply.
     pub(super) fn gpu_at(&self, index: usize) -> Result<&GpuState, Code> {
         let gpu = self.state.gpus.get(index).ok_or(Code::INVALID_ARGUMENT)?;
@@ -185,7 +199,7 @@ impl Call {
 
     /// What a handle names; its faults apply.
     pub(super) fn device(&self, handle: Handle) -> Result<Device<'_>, Code> {
-        let object = node::shared().handles.get(handle)?;
+        let object = self.object(handle)?;
         match object {
             Object::Gpu(uuid) => {
                 // It has fallen off the bus: it was there when the handle was given out.
@@ -196,13 +210,15 @@ impl Call {
             Object::Mig(key, ci) => {
                 let (gpu, _) = self.find(&key)?;
                 let mig = gpu.mig.iter().find(|mig| mig.gi == key.gi && mig.ci == ci);
-                let mig = mig.filter(|mig| self.shows(mig)).ok_or(Code::INVALID_ARGUMENT)?;
+                let mig =
+                    mig.filter(|mig| self.shows(mig)).ok_or_else(|| self.code(Situation::GoneHandle))?;
                 self.fault(Some(gpu.index), Some(mig.index))?;
                 Ok(Device::Mig(gpu, mig))
             }
             Object::Slot(uuid, index) => {
                 let gpu = self.state.gpus.iter().find(|gpu| gpu.uuid == uuid).ok_or(Code::GPU_IS_LOST)?;
-                let mig = gpu.mig.iter().find(|mig| mig.index == index).ok_or(Code::INVALID_ARGUMENT)?;
+                let mig = gpu.mig.iter().find(|mig| mig.index == index);
+                let mig = mig.ok_or_else(|| self.code(Situation::GoneHandle))?;
                 self.fault(Some(gpu.index), Some(mig.index))?;
                 Ok(Device::Mig(gpu, mig))
             }
@@ -234,7 +250,7 @@ impl Call {
 
     /// The GPU instance that a handle names; faults of its GPU apply.
     pub(super) fn instance(&self, handle: Handle) -> Result<(&GpuState, &GpuInstanceState), Code> {
-        let Object::Instance(key) = node::shared().handles.get(handle)? else {
+        let Object::Instance(key) = self.object(handle)? else {
             return Err(Code::INVALID_ARGUMENT);
         };
         let (gpu, instance) = self.find(&key)?;
@@ -247,19 +263,20 @@ impl Call {
         &self,
         handle: Handle,
     ) -> Result<(&GpuState, &GpuInstanceState, &ComputeInstanceState), Code> {
-        let Object::Compute(key, ci) = node::shared().handles.get(handle)? else {
+        let Object::Compute(key, ci) = self.object(handle)? else {
             return Err(Code::INVALID_ARGUMENT);
         };
         let (gpu, instance) = self.find(&key)?;
         let compute = instance.compute.iter().find(|compute| compute.ci == ci);
-        let compute = compute.ok_or(Code::INVALID_ARGUMENT)?;
+        let compute = compute.ok_or_else(|| self.code(Situation::GoneHandle))?;
         self.fault(Some(gpu.index), Some(compute.index))?;
         Ok((gpu, instance, compute))
     }
 
     fn find(&self, key: &InstanceKey) -> Result<(&GpuState, &GpuInstanceState), Code> {
-        let gpu = self.state.gpus.iter().find(|gpu| gpu.uuid == key.gpu).ok_or(Code::INVALID_ARGUMENT)?;
-        let instance = gpu.instance(key.gi).ok_or(Code::INVALID_ARGUMENT)?;
+        let gpu = self.state.gpus.iter().find(|gpu| gpu.uuid == key.gpu);
+        let gpu = gpu.ok_or_else(|| self.code(Situation::GoneHandle))?;
+        let instance = gpu.instance(key.gi).ok_or_else(|| self.code(Situation::GoneHandle))?;
         Ok((gpu, instance))
     }
 

@@ -16,10 +16,7 @@ use super::{
     ffi::{Answer, Array, Handle, Out, TextIn, TextOut, put_counted},
 };
 use crate::{
-    Code, Process, UuidLookup,
-    catalogue::Architecture,
-    event::NO_INSTANCE,
-    state::{GpuState, parse_pci},
+    Code, Process, UuidLookup, catalogue::Architecture, event::NO_INSTANCE, pci::parse_pci, state::GpuState,
 };
 
 const MIB: u64 = 1024 * 1024;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::ffi::Handle;
-use crate::{Code, state::NodeState};
+use crate::state::NodeState;
 
 /// What a handle names. An instance that was destroyed and made again is another one, unless nobody looked
 /// in between and it is the same in all that NVML shows.
@@ -31,6 +31,17 @@ pub(crate) struct InstanceKey {
     pub(crate) generation: u32,
 }
 
+/// What a handle is good for.
+#[derive(Clone, Debug)]
+pub(crate) enum Named {
+    /// It names this.
+    Object(Object),
+    /// It named what is no more.
+    Gone,
+    /// It was never given out.
+    Never,
+}
+
 /// All handles that were ever given out. None is used twice: a client may still hold it.
 #[derive(Debug, Default)]
 pub(crate) struct Handles {
@@ -53,13 +64,14 @@ impl Handles {
         Handle(BASE + STEP * number)
     }
 
-    /// What this handle names, if it names anything.
-    pub(crate) fn get(&self, handle: Handle) -> Result<Object, Code> {
-        let distance = handle.0.checked_sub(BASE).ok_or(Code::INVALID_ARGUMENT)?;
-        if distance % STEP != 0 {
-            return Err(Code::INVALID_ARGUMENT);
+    /// What this handle names.
+    pub(crate) fn get(&self, handle: Handle) -> Named {
+        let distance = handle.0.checked_sub(BASE).filter(|distance| distance % STEP == 0);
+        match distance.and_then(|distance| self.objects.get(distance / STEP)) {
+            Some(Some(object)) => Named::Object(object.clone()),
+            Some(None) => Named::Gone,
+            None => Named::Never,
         }
-        self.objects.get(distance / STEP).cloned().flatten().ok_or(Code::INVALID_ARGUMENT)
     }
 
     /// Lets handles go whose instances are no more. A GPU's stay: it may come back.

@@ -14,7 +14,7 @@ use super::{
     profiles::compute_profile_slices,
 };
 use crate::{
-    Code, ComputeInstance, Description, Instance, MigOff, Node, NodeError, NodeState,
+    Code, ComputeInstance, Description, Instance, MigOff, Node, NodeError, NodeState, Situation,
     catalogue::Architecture, description::Gpu, state::GpuState,
 };
 
@@ -25,7 +25,7 @@ exports! { call call;
         let gpu = call.gpu(device)?;
         call.admin()?;
         if !gpu.model.knows_mig() {
-            return Err(Code::NOT_SUPPORTED);
+            return Err(call.code(Situation::WithoutMig));
         }
         if mode > 1 || activation.is_null() {
             return Err(Code::INVALID_ARGUMENT);
@@ -45,7 +45,7 @@ exports! { call call;
         call.config()?;
         let used = gpu.processes.iter().any(|process| process.uses_instance(instance.gi));
         if used || !instance.compute.is_empty() {
-            return Err(Code::IN_USE);
+            return Err(call.code(Situation::InUse));
         }
         let fails = call.fails_late(gpu.index, None);
         change(gpu, |gpu| match fails {
@@ -70,7 +70,7 @@ exports! { call call;
         let (gpu, instance, compute) = call.compute(compute)?;
         call.config()?;
         if gpu.processes.iter().any(|process| process.uses_compute(instance.gi, compute.ci)) {
-            return Err(Code::IN_USE);
+            return Err(call.code(Situation::InUse));
         }
         let fails = call.fails_late(gpu.index, Some(compute.index));
         change(gpu, |gpu| {
@@ -95,11 +95,11 @@ fn set_mode(call: &Call, gpu: &GpuState, on: bool, activation: Out<c_int>) -> An
         return activation.put(0);
     }
     if !gpu.instances.is_empty() && call.state.mig_off_with_instances == MigOff::InUse {
-        return Err(Code::IN_USE);
+        return Err(call.code(Situation::InUse));
     }
     if gpu.model.architecture > Architecture::Ampere {
         if !gpu.processes.is_empty() {
-            return Err(Code::IN_USE);
+            return Err(call.code(Situation::InUse));
         }
     } else if !gpu.processes.is_empty() || node::others().iter().any(|client| client.gpus.contains(&gpu.uuid))
     {
@@ -145,13 +145,20 @@ fn create(call: &Call, device: Handle, profile: u32, at: Option<Placement>, inst
     }
     // Work on the whole GPU has to end before there is a first instance.
     if gpu.instances.is_empty() && !gpu.processes.is_empty() {
-        return Err(Code::IN_USE);
+        return Err(call.code(Situation::InUse));
     }
     let state = change(gpu, |gpu| {
         gpu.layout.push(Instance { start, ..Instance::new(&profile.name).compute(&[]) });
-    })?;
+    });
+    let state = fitted(call, at, state)?;
     let gpu = state.gpus.iter().find(|other| other.uuid == gpu.uuid).ok_or(Code::GPU_IS_LOST)?;
     instance.put(instance_handle(gpu, gpu.instances.last().ok_or(Code::UNKNOWN)?))
+}
+
+/// What came of a new instance, or the code for one that does not fit.
+fn fitted(call: &Call, at: Option<Placement>, state: Result<NodeState, Code>) -> Result<NodeState, Code> {
+    let situation = if at.is_some() { Situation::PlacementTaken } else { Situation::NoRoom };
+    state.map_err(|code| if code == Code::INSUFFICIENT_RESOURCES { call.code(situation) } else { code })
 }
 
 fn create_compute(
@@ -174,7 +181,8 @@ fn create_compute(
         if let Some(list) = compute_list(gpu, instance.gi, instance.profile.g) {
             list.push(ComputeInstance { start: at.map(|place| place.start), ..ComputeInstance::new(slices) });
         }
-    })?;
+    });
+    let state = fitted(call, at, state)?;
     let gpu = state.gpus.iter().find(|other| other.uuid == gpu.uuid).ok_or(Code::GPU_IS_LOST)?;
     let instance = gpu.instance(instance.gi).ok_or(Code::NOT_FOUND)?;
     let made = instance.compute.last().ok_or(Code::UNKNOWN)?;

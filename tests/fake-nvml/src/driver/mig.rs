@@ -7,13 +7,13 @@ use super::{
     exports,
     ffi::{Handle, Out},
 };
-use crate::Code;
+use crate::{Code, Situation};
 
 exports! { call call;
     fn nvmlDeviceGetMigMode(device: Handle, current: Out<u32>, pending: Out<u32>) {
         let gpu = call.gpu(device)?;
         if !gpu.model.knows_mig() {
-            return Err(Code::NOT_SUPPORTED);
+            return Err(call.code(Situation::WithoutMig));
         }
         if current.is_null() || pending.is_null() {
             return Err(Code::INVALID_ARGUMENT);
@@ -32,10 +32,10 @@ exports! { call call;
     fn nvmlDeviceGetMigDeviceHandleByIndex(device: Handle, index: u32, mig: Out<Handle>) {
         let gpu = call.gpu(device)?;
         if !gpu.model.knows_mig() {
-            return Err(Code::NOT_SUPPORTED);
+            return Err(call.code(Situation::WithoutMig));
         }
         if gpu.mig_mode && index >= gpu.model.compute_slices {
-            return Err(Code::INVALID_ARGUMENT);
+            return Err(call.code(Situation::PastLastMigDevice));
         }
         // A hole is as good as the end: only NOT_FOUND up to the maximum says that nothing comes.
         let found = gpu.mig.iter().find(|mig| mig.index == index && call.shows(mig));

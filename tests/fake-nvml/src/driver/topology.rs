@@ -13,7 +13,8 @@ use super::{
 use crate::{
     Code,
     catalogue::Architecture,
-    state::{GpuState, parse_pci},
+    pci::parse_pci,
+    state::GpuState,
     topology::{Level, Link, Peer},
 };
 

@@ -1,6 +1,6 @@
 //! Instances that a client makes and destroys.
 
-use fake_nvml::Description;
+use fake_nvml::{Description, Situation};
 use nvml_wrapper_sys::bindings as sys;
 
 use crate::{call, client::Client, node};
@@ -72,4 +72,57 @@ fn an_instance_with_one_device_can_be_split_anew() {
     call!(client, nvmlDeviceGetGpuInstanceRemainingCapacity(gpu, 19, &raw mut count)).unwrap();
     // Three compute slices are free, but beside 3g.20gb at 0 and 1g.5gb at 4 there are two placements.
     assert_eq!(count, 2);
+}
+
+#[test]
+fn the_codes_of_these_situations_can_be_others() {
+    let description = Description::h100s(1).and("tesla-t4", 1).with_mig(0, &["7g.80gb"]);
+    let (_folder, node) = node(&description);
+    let client = Client::of(&node);
+    let (gpu, t4) = (client.gpu(0).unwrap(), client.gpu(1).unwrap());
+    let place = sys::nvmlGpuInstancePlacement_t { start: 0, size: 1 };
+    let codes = || {
+        let mut instance = std::ptr::null_mut();
+        let room = call!(client, nvmlDeviceCreateGpuInstance(gpu, 19, &raw mut instance));
+        let taken = call!(
+            client,
+            nvmlDeviceCreateGpuInstanceWithPlacement(gpu, 19, &raw const place, &raw mut instance)
+        );
+        call!(client, nvmlDeviceGetGpuInstanceById(gpu, 0, &raw mut instance)).unwrap();
+        let used = call!(client, nvmlGpuInstanceDestroy(instance));
+        let past = client.mig(gpu, 7).map(drop);
+        let without = client.mig_mode(t4).map(drop);
+        [room, taken, used, past, without].map(|answer| answer.unwrap_err())
+    };
+    assert_eq!(codes(), [INSUFFICIENT_RESOURCES, INSUFFICIENT_RESOURCES, IN_USE, 2, 3]);
+    let others = [
+        (Situation::NoRoom, "UNKNOWN"),
+        (Situation::PlacementTaken, "INVALID_ARGUMENT"),
+        (Situation::InUse, "INVALID_STATE"),
+        (Situation::PastLastMigDevice, "NOT_FOUND"),
+        (Situation::WithoutMig, "INVALID_ARGUMENT"),
+        (Situation::GoneHandle, "NOT_FOUND"),
+    ];
+    let others = others.map(|(situation, code)| (situation, code.to_owned()));
+    let old = client.mig(gpu, 0).unwrap();
+    node.update(|d| d.codes = others.into()).unwrap();
+    assert_eq!(codes(), [999, 2, 29, 6, 2]);
+    node.update(|d| d.set_mig(0, &[] as &[&str])).unwrap();
+    assert_eq!((client.uuid(old), client.uuid(std::ptr::null_mut())), (Err(6), Err(2)));
+    node.update(|d| d.codes.clear()).unwrap();
+    assert_eq!(client.uuid(old), Err(2));
+}
+
+#[test]
+fn codes_are_checked() {
+    let reason = |yaml: &str| Description::parse(yaml).unwrap_err().to_string();
+    let gpus = "gpus: [{ model: a30-24gb }]";
+    let wrong = reason(&format!("codes: {{ noRoom: NOT_FOUNT }}\n{gpus}"));
+    assert!(
+        wrong.contains("codes: no code \"NOT_FOUNT\" for NoRoom; did you mean \"NOT_FOUND\"?"),
+        "{wrong}"
+    );
+    assert!(reason(&format!("codes: {{ noroom: NOT_FOUND }}\n{gpus}")).contains("noRoom"));
+    let good = Description::parse(&format!("codes: {{ noRoom: UNKNOWN }}\n{gpus}")).unwrap();
+    assert_eq!(Description::parse(&good.to_yaml().unwrap()).unwrap(), good);
 }
