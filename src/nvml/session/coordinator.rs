@@ -371,7 +371,8 @@ impl Coordinator {
         if self.no_driver.as_ref().is_some_and(|before| before.is_like(&error)) {
             return Ok(());
         }
-        tracing::warn!(%error, "no driver");
+        let what = if error.is_no_answer() { "the driver does not answer" } else { "no driver" };
+        tracing::warn!(%error, "{what}");
         self.no_driver = Some(error.clone());
         self.report(Report::NoDriver(error))
     }
