@@ -12,9 +12,8 @@ async fn while_the_whole_library_hangs_lists_stay_and_allocate_answers_and_peopl
     let resource = mig("1g.10gb");
     rig.wait_for_counts(&[(GPU, 2), (&resource, 2)]).await;
     let gpus = rig.node.gpus().unwrap();
-    let hang =
-        Fault { hangs: true, holds_library: true, ..Fault::delay("nvmlDeviceGetMigMode", 0).on_gpu(1) };
-    rig.node.update(|node| node.faults = vec![Fault { delay_ms: None, ..hang }]).unwrap();
+    let hang = Fault::hang("nvmlDeviceGetMigMode").on_gpu(1).holding_library();
+    rig.node.update(|node| node.faults = vec![hang]).unwrap();
     let told = |answer: &Answer| answer.body.contains("the driver does not answer");
     let ready = rig.plugin.wait_for("/readyz", told, "readiness to say so").await;
     assert_eq!(ready.status, 200, "a rolling update must go on: {ready:?}");
