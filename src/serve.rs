@@ -113,7 +113,7 @@ async fn round(
     let (endpoint_sender, endpoints) = mpsc::channel(64);
     let (command_sender, commands) = mpsc::channel(4);
     let (pulse_sender, pulse) = mpsc::channel(4);
-    let session = Session::spawn(config.paths.clone(), config.rescan_interval, report_sender)
+    let session = Session::spawn(config.paths.clone(), config.session, report_sender)
         .map_err(|source| AppError::System { what: "start the driver's thread", source })?;
     let context = Context {
         kubelet_socket: config.kubelet_socket.clone(),

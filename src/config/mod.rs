@@ -38,9 +38,9 @@ use self::offer::Offer;
 use self::values::{Given, Origin};
 use self::watch::Seen;
 use crate::cdi::CdiOptions;
-use crate::health::{Checks, HealthPolicy, Recovery};
+use crate::health::{Checks, EventKind, HealthPolicy, Recovery};
 use crate::kubelet::SocketNames;
-use crate::nvml::Paths;
+use crate::nvml::{Paths, SessionOptions};
 use crate::resource::allocate::Rules;
 use crate::resource::policy::{
     AllocationPolicy, DeviceIdStrategy, DeviceListStrategy, Feature, Imex, OfferPolicy,
@@ -58,8 +58,8 @@ const MAX_MISTAKES: usize = 100;
 pub struct Config {
     /// Where to look for the driver.
     pub paths: Paths,
-    /// How often to look again without being told; `None`: never.
-    pub rescan_interval: Option<Duration>,
+    /// How often to look without being told, and when to let go of a GPU that is lost.
+    pub session: SessionOptions,
     /// What is offered.
     pub policy: Policy,
     /// How answers are made.
@@ -149,8 +149,8 @@ impl Config {
     /// Whether `new` differs in something that is fixed while the parts run: all but the policy and the rules.
     pub fn needs_restart(&self, new: &Self) -> bool {
         let fixed = |config: &Self| {
-            let Self { paths, rescan_interval, cdi, kubelet_socket, allowed_uids, .. } = config.clone();
-            (paths, rescan_interval, cdi, kubelet_socket, allowed_uids)
+            let Self { paths, session, cdi, kubelet_socket, allowed_uids, .. } = config.clone();
+            (paths, session, cdi, kubelet_socket, allowed_uids)
         };
         fixed(self) != fixed(new)
     }
@@ -225,7 +225,11 @@ impl Merged {
             .and_then(|folder| mounted::other_root(folder, &paths.driver_root, &cdi.host_driver_root));
         Ok(Config {
             paths,
-            rescan_interval: Some(values.duration("rescan-interval")).filter(|interval| !interval.is_zero()),
+            session: SessionOptions {
+                rescan: unless_zero(values.duration("rescan-interval")),
+                release_after: unless_zero(values.duration("lost-gpu-release-after")),
+                release_for_reset: policy.health.checks.counts(EventKind::RecoveryAction),
+            },
             policy,
             rules: rules(&values),
             cdi,
@@ -250,6 +254,10 @@ impl Merged {
         }
         None
     }
+}
+
+fn unless_zero(time: Duration) -> Option<Duration> {
+    (!time.is_zero()).then_some(time)
 }
 
 fn offer(values: &Values, from_file: &Offer) -> OfferPolicy {

@@ -292,6 +292,15 @@ pub(super) const GROUPS: &[Group] = &[
             .env(&["RESCAN_INTERVAL"])
             .or("10s"),
             Setting::new(
+                "lost-gpu-release-after",
+                "flags.plugin.lostGpuReleaseAfter",
+                Kind::Duration,
+                "how long a GPU may stay lost or ask for a reset before NVML is closed and opened again without it, so \
+                 that nvidia-smi -r is not refused because this program has it open; 0 = never",
+            )
+            .env(&["LOST_GPU_RELEASE_AFTER"])
+            .or("5m"),
+            Setting::new(
                 "removal-grace",
                 "flags.plugin.removalGrace",
                 Kind::Duration,

@@ -42,7 +42,7 @@ fn the_dev_root_on_the_host_is_the_driver_root_unless_it_is_given() {
 
 #[test]
 fn intervals_have_a_unit_and_zero_means_never() {
-    let interval = |text| config(&[("rescan-interval", text)]).unwrap().rescan_interval;
+    let interval = |text| config(&[("rescan-interval", text)]).unwrap().session.rescan;
     assert_eq!(interval("1m30s"), Some(Duration::from_secs(90)));
     assert_eq!(interval("500ms"), Some(Duration::from_millis(500)));
     assert_eq!(interval("0"), None);
@@ -124,7 +124,7 @@ mod files {
         let offer = &config.policy.offer;
         assert_eq!(offer.strategy, MigStrategy::Mixed);
         assert_eq!(config.policy.removal_grace, Duration::from_secs(10));
-        assert_eq!(config.rescan_interval, Some(Duration::from_secs(90)));
+        assert_eq!(config.session.rescan, Some(Duration::from_secs(90)));
         let told = [DeviceListStrategy::VolumeMounts, DeviceListStrategy::CdiAnnotations];
         assert_eq!(config.rules.strategies, told.into());
         assert_eq!(config.rules.ids, DeviceIdStrategy::Index);

@@ -47,7 +47,7 @@ pub use calls::CallCount;
 pub use error::{CallError, DriverError};
 pub use places::Paths;
 pub(crate) use places::resolve_in_root;
-pub use session::{Report, Session};
+pub use session::{Report, Session, SessionOptions};
 pub(crate) use stamps::file_stamp;
 pub use status::{Status, Watched};
 

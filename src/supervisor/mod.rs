@@ -28,6 +28,8 @@ use tracing::{debug, info, warn};
 
 mod endpoints;
 mod held;
+#[cfg(test)]
+mod lives;
 mod outlook;
 #[cfg(test)]
 mod properties;

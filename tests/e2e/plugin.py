@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -59,10 +58,17 @@ class Plugin:
 
     def install(self, values):
         """Installs the chart or upgrades what is installed, and waits until the new pod is ready."""
-        values = {"nvidiaDriverRoot": str(self.driver_root), "image": {"pullPolicy": "Never"}} | values
-        self._helm("upgrade", "--install", RELEASE, self._chart(), "--create-namespace", "--values", "-",
-                   text=json.dumps(values))
+        values = json.dumps({"nvidiaDriverRoot": str(self.driver_root), "image": {"pullPolicy": "Never"}} | values)
+        if self._is_supported():
+            self._helm("upgrade", "--install", RELEASE, CHART, "--create-namespace", "--values", "-", text=values)
+        else:
+            self.cluster.kubectl("apply", "--validate=false", "-f", "-", text=self._manifests(values))
         self.wait_until_rolled_out()
+
+    def _is_supported(self):
+        """Whether the chart takes this cluster. An older one, whose kubelet has the fix that the chart's version is for,
+        gets what the chart makes for a newer one, and leaves out what it does not know."""
+        return self.cluster.version() >= (1, 26)
 
     def _helm(self, *arguments, text=None):
         """helm inside the node, as somebody who installs the chart would call it."""
@@ -70,23 +76,18 @@ class Plugin:
         folders = [f"HELM_{name}_HOME={home}" for name in ("CACHE", "CONFIG", "DATA")]
         return self.cluster.run("env", *folders, self.helm, *arguments, "--namespace", NAMESPACE, text=text, seconds=240)
 
-    def _chart(self):
-        """The chart; for clusters older than it supports, a copy without its own check of the version: the kubelet of
-        such a one has the fix that it checks for."""
-        if self.cluster.version() >= (1, 26):
-            return CHART
-        copy = self.cluster.state / "chart"
-        if not copy.exists():
-            shutil.copytree(CHART, copy)
-            chart = copy / "Chart.yaml"
-            chart.write_text(re.sub(r"^kubeVersion:.*\n", "", chart.read_text(), flags=re.M))
-        return copy
+    def _manifests(self, values):
+        return self._helm("template", RELEASE, CHART, "--kube-version", "1.26", "--set", "createNamespace=true",
+                          "--values", "-", text=values)
 
     def wait_until_rolled_out(self):
         self.cluster.kubectl("rollout", "status", "--namespace", NAMESPACE, DAEMONSET, "--timeout=120s", seconds=150)
 
     def uninstall(self):
-        self._helm("uninstall", RELEASE, "--ignore-not-found", "--wait")
+        if self._is_supported():
+            self._helm("uninstall", RELEASE, "--ignore-not-found", "--wait")
+        else:
+            self.cluster.kubectl("delete", "--wait", "--ignore-not-found", "-f", "-", text=self._manifests("{}"), seconds=180)
         until("the end of the plugin's pods", lambda: not self.cluster.get("pods", "--namespace", NAMESPACE)["items"], 180)
 
     def edit_config(self, config):

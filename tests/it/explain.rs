@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use fake_nvml::{Description, Fault, Instance, Node};
+use fake_nvml::{Description, Fault, Instance, Node, PlacementMap};
 use tempfile::TempDir;
 
 /// A node, and a folder for files beside it.
@@ -70,7 +70,10 @@ fn counts(text: &str) -> Vec<Vec<&str>> {
 #[test]
 fn seven_slices_on_each_gpu() {
     let seven = ["1g.10gb"; 7];
-    let bench = Bench::new(&Description::h100s(2).with_mig(0, &seven).with_mig(1, &seven));
+    let mut description = Description::h100s(2).with_mig(0, &seven).with_mig(1, &seven);
+    // Slices are listed by instance ID; on this chip those follow the MIG indices.
+    description.gpu(1).placement_map = Some(PlacementMap::Straight);
+    let bench = Bench::new(&description);
     let text = text(&bench.run(&["--mig-strategy=single"], &["explain"]));
     let expected = [vec!["nvidia.com/gpu", "2", "14", "-"], vec!["nvidia.com/mig-1g.10gb", "-", "-", "14"]];
     assert_eq!(counts(&text), expected);

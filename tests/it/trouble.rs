@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use fake_nvml::{Description, Event, Fault};
+use fake_nvml::{AfterReset, Description, Event, Fault, Lost, RecoveryAction};
 use tokio::time::sleep;
 
 use crate::rig::{GPU, LIMIT, Plugin, Rig, mig, wait_until};
@@ -163,5 +163,58 @@ async fn the_driver_is_left_alone_between_two_signals() {
     assert_eq!(rig.node.counters().unwrap().values().sum::<u64>(), 0, "{:?}", rig.node.counters());
     rig.plugin.signal("USR2");
     rig.wait_for_counts(&[(GPU, 1), (&resource, 2), (&mig("3g.40gb"), 2)]).await;
+    rig.finish().await;
+}
+
+/// A node of which GPU 0 is lost and GPU 1 asks for a reset, and a plugin that lets go of such GPUs after `time`.
+async fn needing_resets(time: &str) -> Rig {
+    let mut description = description();
+    description.instances_after_reset = AfterReset::Restored;
+    let flag = format!("--lost-gpu-release-after={time}");
+    let rig = Rig::start(&description, &["--mig-strategy=mixed", &flag]).await;
+    let resource = mig("1g.10gb");
+    rig.wait_for_counts(&[(GPU, 1), (&resource, 4)]).await;
+    rig.node
+        .update(|node| {
+            node.gpu(0).lost = Lost::IsLost;
+            node.gpu(1).recovery_action = RecoveryAction::Reset;
+        })
+        .unwrap();
+    rig.kubelet.wait_for_capacity(&resource, 4, 0).await.unwrap();
+    rig
+}
+
+#[tokio::test]
+async fn gpus_that_need_a_reset_are_let_go_of_and_taken_up_when_somebody_says_so() {
+    let rig = needing_resets("5s").await;
+    for gpu in [0, 1] {
+        let refused = rig.node.reset(Some(gpu)).unwrap_err().to_string();
+        assert!(refused.contains(&rig.plugin.pid().to_string()), "{refused}");
+    }
+    let uuids: Vec<_> = rig.node.gpus().unwrap().into_iter().map(|gpu| gpu.uuid).collect();
+    for gpu in [0, 1] {
+        rig.plugin.wait_for_log(&["closing NVML and opening it again without", &uuids[gpu]]).await;
+        let index = u32::try_from(gpu).unwrap();
+        wait_until(|| rig.node.reset(Some(index)).is_ok(), "a GPU that nobody has open").await;
+    }
+    rig.plugin.wait_for_log(&["NVML was opened again", "events of that time were not heard"]).await;
+    // The other GPU was offered all the time, and is listened to.
+    assert_eq!(rig.kubelet.lists(GPU).len(), 1);
+    let resource = mig("1g.10gb");
+    assert_eq!(rig.kubelet.capacity(&resource).unwrap().allocatable, 0, "they are not asked for yet");
+    rig.plugin.signal("USR2");
+    rig.wait_for_counts(&[(GPU, 1), (&resource, 4)]).await;
+    rig.node.send(&Event::xid(79).on_gpu(2)).unwrap();
+    rig.kubelet.wait_for_capacity(GPU, 1, 0).await.unwrap();
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn gpus_that_were_let_go_of_are_asked_again_after_a_while() {
+    let rig = needing_resets("300ms").await;
+    for gpu in [0, 1] {
+        wait_until(|| rig.node.reset(Some(gpu)).is_ok(), "a GPU that nobody has open").await;
+    }
+    rig.wait_for_counts(&[(GPU, 1), (&mig("1g.10gb"), 4)]).await;
     rig.finish().await;
 }

@@ -24,7 +24,7 @@ use super::models::Models;
 use super::places::{Paths, Roots};
 use super::rights;
 use super::stamps::{Stamps, TimeCheck};
-use crate::inventory::{EventRight, Gpu, Inventory, Problem, RecoveryAction, Trouble};
+use crate::inventory::{EventRight, Gpu, Inventory, Problem, RecoveryAction, Trouble, TroubleKind};
 
 /// The opened and initialised library. Dropping it shuts NVML down.
 pub(super) struct Driver {
@@ -71,6 +71,23 @@ pub(super) struct Part {
 }
 
 impl Part {
+    /// Why the GPU may have to be reset: it cannot be read, or, with `asked`, it says so. A call that hangs is no such
+    /// reason, for it keeps NVML open.
+    pub(super) fn needs_reset(&self, asked: bool) -> Option<Trouble> {
+        use RecoveryAction::{DrainAndReset, Reset};
+        match &self.gpu {
+            None => self
+                .problems
+                .first()
+                .map(|problem| problem.reason.clone())
+                .filter(|reason| reason.kind != TroubleKind::NoAnswer),
+            Some(gpu) => gpu
+                .recovery_action
+                .filter(|action| asked && matches!(action, Reset | DrainAndReset))
+                .map(|action| Trouble::unreadable(format!("the driver asks for {action}"))),
+        }
+    }
+
     /// A GPU that is left out for this reason.
     pub(super) fn left_out(index: u32, uuid: Option<String>, reason: Trouble) -> Self {
         let problem = Problem { gpu: index, mig_device: None, uuid, reason, left_out: true };

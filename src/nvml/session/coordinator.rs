@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::open::{Broken, Open};
+use super::released::Released;
 use super::threads::{self, OpenDriver, spawn};
-use super::{Asks, Id, Message, Patience, Report};
+use super::{Asks, Id, Message, Patience, Report, SessionOptions};
 use crate::nvml::calls::Caller;
 use crate::nvml::error::DriverError;
 use crate::nvml::mapped;
@@ -59,7 +60,7 @@ enum Then {
 /// The thread.
 pub(super) struct Coordinator {
     pub(super) paths: Paths,
-    pub(super) rescan: Option<Duration>,
+    pub(super) options: SessionOptions,
     pub(super) patience: Patience,
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) status: Arc<Status>,
@@ -78,12 +79,15 @@ pub(super) struct Coordinator {
     /// The library that was opened first of those that may still be in this process.
     loaded: Option<mapped::Opened>,
     told_of_stale_library: bool,
+    pub(super) released: Released,
+    /// When NVML was closed to release GPUs, until a look has succeeded again.
+    pub(super) reopening: Option<Instant>,
 }
 
 impl Coordinator {
     pub(super) fn new(
         paths: Paths,
-        rescan: Option<Duration>,
+        options: SessionOptions,
         patience: Patience,
         reports: mpsc::Sender<Report>,
         status: Arc<Status>,
@@ -92,7 +96,7 @@ impl Coordinator {
     ) -> Self {
         Self {
             paths,
-            rescan,
+            options,
             patience,
             reports,
             status,
@@ -106,6 +110,8 @@ impl Coordinator {
             left_behind: BTreeSet::new(),
             loaded: None,
             told_of_stale_library: false,
+            released: Released::new(options.release_after),
+            reopening: None,
         }
     }
 
@@ -162,6 +168,9 @@ impl Coordinator {
                 }
             },
             Message::Resume => {
+                if self.released.resume() {
+                    self.asks.look();
+                }
                 match &mut self.phase {
                     Phase::Held => self.phase = Phase::Away { again: Instant::now() },
                     Phase::Closing { then: then @ Then::Hold, .. } => *then = Then::Again,
@@ -242,6 +251,11 @@ impl Coordinator {
                     Ok(()) => Ok(()),
                     Err(Broken::Ended) => Err(Ended),
                     Err(Broken::Driver(error)) => self.lose(error),
+                    Err(Broken::Reopen) => {
+                        self.reopening = Some(Instant::now());
+                        self.close(Then::Again);
+                        Ok(())
+                    }
                 }
             }
             other => {
@@ -363,6 +377,10 @@ impl Coordinator {
 
     /// A look has succeeded, so that there is a driver.
     pub(super) fn has_driver(&mut self) {
+        if let Some(closed) = self.reopening.take() {
+            let gap = closed.elapsed();
+            tracing::warn!(?gap, "NVML was opened again; events of that time were not heard");
+        }
         self.wait = SHORTEST_WAIT;
         self.no_driver = None;
     }
@@ -389,6 +407,11 @@ impl Coordinator {
     /// Whether there may be another thread that nobody waits for.
     pub(super) fn may_leave_behind(&self) -> bool {
         self.left_behind.len() < MOST_LEFT_BEHIND
+    }
+
+    /// Whether NVML can be shut down: no call hangs.
+    pub(super) fn can_close(&self) -> bool {
+        self.left_behind.is_empty()
     }
 
     pub(super) fn leave_behind(&mut self, id: Id) {
@@ -421,7 +444,18 @@ mod tests {
         let (reports, received) = mpsc::channel(64);
         let asks = Asks { sender, look: Arc::default() };
         let patience = Patience { answer: patience, opening: patience };
-        (Coordinator::new(paths, None, patience, reports, Arc::default(), asks, messages), received)
+        (
+            Coordinator::new(
+                paths,
+                SessionOptions::default(),
+                patience,
+                reports,
+                Arc::default(),
+                asks,
+                messages,
+            ),
+            received,
+        )
     }
 
     #[test]

@@ -15,12 +15,14 @@
 //!
 //! A thread that is in a call which does not come back is left behind: it holds the library open, is counted in
 //! [`Status::hanging`], and ends when its call does. A GPU that was given up is asked again beside the looks, after a
-//! pause that grows, and is back in them when it answers in time.
+//! pause that grows, and is back in them when it answers in time. One that stays lost or needs a reset is let go by
+//! closing NVML and opening it again without it.
 
 mod coordinator;
 mod ears;
 mod linking;
 mod open;
+mod released;
 mod stuck;
 mod threads;
 
@@ -91,21 +93,32 @@ pub struct Session {
     status: Arc<Status>,
 }
 
+/// What a session does by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SessionOptions {
+    /// How often it looks without being asked; `None`: never.
+    pub rescan: Option<Duration>,
+    /// How long a GPU may stay lost before NVML is closed and opened again without it; `None`: for ever.
+    pub release_after: Option<Duration>,
+    /// Whether a GPU that can be asked and needs a reset is released too.
+    pub release_for_reset: bool,
+}
+
 impl Session {
-    /// Opens the library and looks at once, then again after every `rescan` where that is given. While there is no
-    /// driver, it keeps looking for one in any case.
+    /// Opens the library and looks at once, then as `options` say. While there is no driver, it keeps looking for one in
+    /// any case.
     pub fn spawn(
         paths: Paths,
-        rescan: Option<Duration>,
+        options: SessionOptions,
         reports: mpsc::Sender<Report>,
     ) -> std::io::Result<Self> {
-        Self::spawn_with(paths, rescan, Patience::default(), reports)
+        Self::spawn_with(paths, options, Patience::default(), reports)
     }
 
     /// As [`Session::spawn`], with more or less patience.
     pub(super) fn spawn_with(
         paths: Paths,
-        rescan: Option<Duration>,
+        options: SessionOptions,
         patience: Patience,
         reports: mpsc::Sender<Report>,
     ) -> std::io::Result<Self> {
@@ -113,7 +126,7 @@ impl Session {
         let asks = Asks { sender, look: Arc::default() };
         let status = Arc::<Status>::default();
         let coordinator =
-            Coordinator::new(paths, rescan, patience, reports, Arc::clone(&status), asks.clone(), messages);
+            Coordinator::new(paths, options, patience, reports, Arc::clone(&status), asks.clone(), messages);
         std::thread::Builder::new().name("nvml".to_owned()).spawn(move || coordinator.run())?;
         Ok(Self { asks, status })
     }
@@ -129,7 +142,7 @@ impl Session {
         self.asks.send(Message::Hold);
     }
 
-    /// Opens NVML again.
+    /// Opens NVML again, and asks for GPUs again that were released.
     pub fn resume(&self) {
         self.asks.send(Message::Resume);
     }

@@ -22,6 +22,8 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 pub(super) enum Broken {
     /// The driver cannot be used any more.
     Driver(DriverError),
+    /// It is to be closed and opened again, so that GPUs are let go of.
+    Reopen,
     /// Nobody listens any more.
     Ended,
 }
@@ -104,7 +106,13 @@ impl Open {
             None if session.asks.wants_look() => Some(self.pause),
             None => self.next_look,
         };
-        [look, self.stuck.deadline(), self.ears.deadline()].into_iter().flatten().min()
+        let released = self.may_release(session).then(|| session.released.deadline()).flatten();
+        [look, self.stuck.deadline(), self.ears.deadline(), released].into_iter().flatten().min()
+    }
+
+    /// Whether NVML can be closed to let GPUs go: between two looks, and while no call hangs.
+    fn may_release(&self, session: &Coordinator) -> bool {
+        self.look.is_none() && session.can_close()
     }
 
     /// How long the call that a look is in may take. The first look starts the GPUs, where nothing else has: NVML does so
@@ -127,6 +135,24 @@ impl Open {
         while let Some(index) = self.stuck.due(now) {
             self.try_gpu(session, index);
         }
+        if self.may_release(session) {
+            if session.released.wake(now) {
+                session.asks.look();
+            }
+            let released = session.released.release(now);
+            for (gpu, uuid, why) in &released {
+                tracing::warn!(
+                    gpu,
+                    uuid,
+                    why,
+                    "closing NVML and opening it again without this GPU, so that it can be reset (nvidia-smi -r refuses \
+                     while a process has it open): send SIGUSR2 when that is done; no events are heard meanwhile"
+                );
+            }
+            if !released.is_empty() {
+                return Err(Broken::Reopen);
+            }
+        }
         self.ears.check(session, &self.driver);
         Ok(())
     }
@@ -135,7 +161,9 @@ impl Open {
         session.asks.look_begins();
         self.next_look = None;
         let began = Instant::now();
-        self.look = self.ask(session, Range::AllBut(self.stuck.gpus())).map(|(id, calls)| Look {
+        let mut skipped = self.stuck.gpus();
+        skipped.extend(session.released.gpus());
+        self.look = self.ask(session, Range::AllBut(skipped)).map(|(id, calls)| Look {
             id,
             calls,
             began,
@@ -195,11 +223,19 @@ impl Open {
         match step {
             Step::Count(count) => {
                 look.counted = true;
-                look.to_ask = (0..count).filter(|index| self.stuck.call(*index).is_none()).collect();
+                let left_alone = session.released.gpus();
+                let is_asked = |index: &u32| self.stuck.call(*index).is_none() && !left_alone.contains(index);
+                look.to_ask = (0..count).filter(is_asked).collect();
                 for index in 0..count {
-                    if let Some(call) = self.stuck.call(index) {
+                    if let Some((uuid, why)) = session.released.left_alone(index) {
+                        look.parts.insert(index, Part::left_out(index, uuid, why));
+                    } else if let Some(call) = self.stuck.call(index) {
                         look.parts.insert(index, no_answer(index, self.uuids.get(&index), call));
                     }
+                }
+                session.released.count(count);
+                if session.released.gpus() != left_alone {
+                    session.asks.look();
                 }
                 Ok(())
             }
@@ -262,7 +298,14 @@ impl Open {
         session.has_driver();
         let now = Instant::now();
         self.pause = now + BETWEEN_LOOKS;
-        self.next_look = session.rescan.map(|rescan| now + rescan);
+        self.next_look = session.options.rescan.map(|rescan| now + rescan);
+        for (index, part) in &look.parts {
+            if session.released.left_alone(*index).is_none() {
+                let uuid = self.uuids.get(index).cloned();
+                let why = part.needs_reset(session.options.release_for_reset);
+                session.released.asked(*index, uuid, why, now);
+            }
+        }
         let roots = session.paths.roots();
         let inventory = self.driver.inventory(&roots, look.parts.into_values());
         // Whether a slice is being made or hidden is told by time.

@@ -101,7 +101,8 @@ struct Listener {
 impl Listener {
     fn new(paths: Paths, rescan: Option<Duration>) -> Self {
         let (sender, reports) = mpsc::channel(16);
-        Self { session: Session::spawn_with(paths, rescan, PATIENCE, sender).unwrap(), reports }
+        let options = SessionOptions { rescan, ..SessionOptions::default() };
+        Self { session: Session::spawn_with(paths, options, PATIENCE, sender).unwrap(), reports }
     }
 
     /// One that has looked, listens to its GPUs, and has looked again for what it may have missed.

@@ -1,8 +1,10 @@
 //! Where a GPU's instances go: placements, GPU instance IDs, and why a layout is impossible.
 
+use std::ops::Range;
+
 use crate::{
     catalogue::{Engines, Model, Profile},
-    description::{Gpu, Instance},
+    description::{Gpu, Instance, PlacementMap},
     suggest,
 };
 
@@ -17,10 +19,12 @@ pub(crate) struct Placed {
     pub(crate) profile: Profile,
     pub(crate) start: u32,
     pub(crate) gi: u32,
+    /// The first engine that it has.
+    pub(crate) engine: u32,
 }
 
 /// Decides placement and ID of each instance, in the order of the layout; or lists what is wrong.
-pub(crate) fn place(model: &Model, gpu: &Gpu) -> Result<Vec<Placed>, Vec<String>> {
+pub(crate) fn place(model: &Model, gpu: &Gpu, map: PlacementMap) -> Result<Vec<Placed>, Vec<String>> {
     let mut problems = Vec::new();
     let mut profiles = Vec::new();
     for (index, instance) in gpu.layout.iter().enumerate() {
@@ -46,9 +50,16 @@ pub(crate) fn place(model: &Model, gpu: &Gpu) -> Result<Vec<Placed>, Vec<String>
             stuck.name, stuck.size, stuck.starts
         )]);
     }
-    let ids = instance_ids(model, gpu, &profiles)?;
-    let placed = profiles.into_iter().zip(starts).zip(ids);
-    Ok(placed.map(|((profile, start), gi)| Placed { profile, start, gi }).collect())
+    let spans: Vec<Span> = profiles
+        .iter()
+        .zip(&starts)
+        .map(|(profile, start)| Span::of(model, map, *start, profile.size))
+        .collect();
+    let ids = instance_ids(gpu, &spans)?;
+    let placed = profiles.into_iter().zip(starts).zip(spans).zip(ids);
+    Ok(placed
+        .map(|(((profile, start), span), gi)| Placed { profile, start, gi, engine: span.first_engine })
+        .collect())
 }
 
 fn profile_of(model: &Model, instance: &Instance) -> Result<Profile, String> {
@@ -166,9 +177,35 @@ fn fit(
     false
 }
 
-/// GPU instance IDs. A whole GPU gets 0, halves 1 and 2, quarters 3 to 6, eighths 7 to 14, each the first
-/// that is free: what real drivers were seen to give, and why an ID is not an index.
-fn instance_ids(model: &Model, gpu: &Gpu, profiles: &[Profile]) -> Result<Vec<u32>, Vec<String>> {
+/// The part of a chip that an instance is.
+struct Span {
+    /// The IDs of all parts of its size.
+    ids: Range<u32>,
+    /// The ID of the part itself, where there is one of that size at that place.
+    id: Option<u32>,
+    first_engine: u32,
+}
+
+impl Span {
+    /// Chips are halved again and again: the whole has ID 0, the halves 1 and 2, the quarters 3 to 6, and the eighths
+    /// 7 to 14, but for chips of four slices or of a multiple of three.
+    fn of(model: &Model, map: PlacementMap, start: u32, size: u32) -> Self {
+        let parts = (model.memory_slices / size).next_power_of_two();
+        let smallest = if model.memory_slices.is_multiple_of(8) { 8 } else { 4 };
+        let unit = (model.memory_slices / smallest).max(1);
+        let part = map.part(start / unit, smallest);
+        let units = smallest / parts.min(smallest);
+        let fits = size == units * unit && start.is_multiple_of(size);
+        let ids = parts - 1..2 * parts - 1;
+        // The parts of a span are swapped too: its first engine is that of the part with the lowest number.
+        let first = part / units;
+        Self { id: fits.then(|| ids.start + first), ids, first_engine: first * units }
+    }
+}
+
+/// GPU instance IDs: those that were written, then those of the parts of the chip; where such a one is taken, the
+/// first of its size that is free.
+fn instance_ids(gpu: &Gpu, spans: &[Span]) -> Result<Vec<u32>, Vec<String>> {
     let mut problems = Vec::new();
     let mut taken: Vec<u32> = Vec::new();
     for (index, instance) in gpu.layout.iter().enumerate() {
@@ -182,11 +219,10 @@ fn instance_ids(model: &Model, gpu: &Gpu, profiles: &[Profile]) -> Result<Vec<u3
         }
     }
     let mut ids = Vec::new();
-    for (index, (instance, profile)) in gpu.layout.iter().zip(profiles).enumerate() {
+    for (index, (instance, span)) in gpu.layout.iter().zip(spans).enumerate() {
         let id = instance.gi.or_else(|| {
-            let parts = (model.memory_slices / profile.size).next_power_of_two();
-            let of_its_size = parts - 1..2 * parts - 1;
-            of_its_size.chain(0..=LAST_GI).find(|gi| *gi <= LAST_GI && !taken.contains(gi))
+            let candidates = span.id.into_iter().chain(span.ids.clone()).chain(0..=LAST_GI);
+            candidates.into_iter().find(|gi| *gi <= LAST_GI && !taken.contains(gi))
         });
         match id {
             Some(gi) => {
@@ -208,6 +244,8 @@ pub(crate) struct PlacedCompute {
     pub(crate) index: Option<u32>,
     pub(crate) uuid: Option<String>,
     pub(crate) access_file_gone: bool,
+    /// Its first engine, counted from the first of its GPU instance.
+    pub(crate) engine: u32,
 }
 
 /// Decides ID and placement of a GPU instance's compute instances; or lists what is wrong.
@@ -215,7 +253,15 @@ pub(crate) fn place_compute(instance: &Instance, g: u32) -> Result<Vec<PlacedCom
     let Some(wanted) = &instance.compute else {
         let (index, uuid) = (instance.index, instance.uuid.clone());
         let access_file_gone = instance.access_file_gone;
-        return Ok(vec![PlacedCompute { slices: g, ci: 0, start: 0, index, uuid, access_file_gone }]);
+        return Ok(vec![PlacedCompute {
+            slices: g,
+            ci: 0,
+            start: 0,
+            index,
+            uuid,
+            access_file_gone,
+            engine: 0,
+        }]);
     };
     let mut problems = Vec::new();
     let several = wanted.len() != 1;
@@ -267,6 +313,7 @@ pub(crate) fn place_compute(instance: &Instance, g: u32) -> Result<Vec<PlacedCom
             index: compute.index.or(instance.index),
             uuid: compute.uuid.clone().or_else(|| instance.uuid.clone()),
             access_file_gone: compute.access_file_gone || instance.access_file_gone,
+            engine: compute.engine.unwrap_or(ci),
         });
     }
     for (at, compute) in placed.iter().enumerate() {

@@ -48,6 +48,7 @@ mod pci;
 mod reset;
 pub mod state;
 mod suggest;
+mod taken;
 mod times;
 pub mod topology;
 mod tree;
@@ -57,8 +58,8 @@ pub use clients::Client;
 pub use codes::Code;
 pub use description::{
     AfterReset, Branch, ComputeInstance, Description, DriverState, Fault, Gpu, Instance, Lost,
-    MigConfigChange, MigOff, Nodes, NvLinks, NvSwitch, Preset, Process, RecoveryAction, Right, Rights,
-    Situation, Topology, UnknownProfile, UnopenableSlices, UnprivilegedEvents, UuidLookup,
+    MigConfigChange, MigOff, Nodes, NvLinks, NvSwitch, PlacementMap, Preset, Process, RecoveryAction, Right,
+    Rights, Situation, Topology, UnknownProfile, UnopenableSlices, UnprivilegedEvents, UuidLookup,
 };
 pub use driver::CALLS;
 pub use error::NodeError;

@@ -279,6 +279,7 @@ fn pin_gpu(gpu: &mut Gpu, state: &GpuState) {
     gpu.serial = Some(state.serial.clone());
     gpu.pci = Some(state.pci.clone());
     gpu.minor = Some(state.minor);
+    gpu.placement_map = Some(state.placement_map);
     gpu.numa = Some(state.numa.and_then(|node| i32::try_from(node).ok()).unwrap_or(-1));
     for (instance, state) in gpu.layout.iter_mut().zip(&state.instances) {
         instance.start = Some(state.placement.start);

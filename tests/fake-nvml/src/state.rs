@@ -1,26 +1,21 @@
 //! What a description means: every ID, placement, minor and UUID decided.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     Code, DriverState, EventType, NodeError,
     catalogue::{self, Model, Profile},
     description::{
-        Description, Fault, Gpu, MigConfigChange, MigOff, Nodes, Process, RecoveryAction, Rights, Situation,
-        UnopenableSlices, UnprivilegedEvents, UuidLookup,
+        Description, Fault, Gpu, MigConfigChange, MigOff, Nodes, PlacementMap, Process, RecoveryAction,
+        Rights, Situation, UnopenableSlices, UnprivilegedEvents, UuidLookup,
     },
     layout,
-    pci::{default_pci, parse_pci},
+    pci::parse_pci,
     suggest,
+    taken::{LAST_GPU_MINOR, Written},
     topology::Connections,
-    uuid,
+    uuid::Chip,
 };
-
-/// Highest minor number of a GPU that has capability minors.
-const LAST_GPU_MINOR: u32 = 31;
 
 /// More MIG devices than any GPU has.
 const LAST_MIG_INDEX: u32 = 63;
@@ -99,6 +94,8 @@ pub struct GpuState {
     pub start: Option<Duration>,
     /// Processes that use it or its instances.
     pub processes: Vec<Process>,
+    /// Which parts of the chip its memory slices are.
+    pub placement_map: PlacementMap,
     /// The types of events that clients can register, where not all.
     pub events: Option<Vec<EventType>>,
     /// The MIG devices, by index, which can have holes.
@@ -293,39 +290,6 @@ pub(crate) fn ci_minor(gpu_minor: u32, gi: u32, ci: u32) -> u32 {
     gi_minor(gpu_minor, gi) + 1 + ci
 }
 
-/// Minors and addresses that are taken: what is derived for one GPU must not be another's.
-#[derive(Debug, Default)]
-struct Written {
-    minors: BTreeSet<u32>,
-    addresses: BTreeSet<String>,
-}
-
-impl Written {
-    fn of(description: &Description) -> Self {
-        Self {
-            minors: description.gpus.iter().filter_map(|gpu| gpu.minor).collect(),
-            addresses: description.gpus.iter().filter_map(|gpu| gpu.pci.clone()).collect(),
-        }
-    }
-
-    /// The index, or the next minor that is free.
-    fn minor(&mut self, index: u32) -> u32 {
-        let minors = (index..=LAST_GPU_MINOR).chain(0..index);
-        let free = minors.into_iter().find(|minor| !self.minors.contains(minor)).unwrap_or(index);
-        self.minors.insert(free);
-        free
-    }
-
-    /// The index's address, or the next one that is free.
-    fn address(&mut self, index: u32) -> String {
-        let addresses = (index..=index + LAST_GPU_MINOR).map(default_pci);
-        let free = addresses.into_iter().find(|address| !self.addresses.contains(address));
-        let free = free.unwrap_or_else(|| default_pci(index));
-        self.addresses.insert(free.clone());
-        free
-    }
-}
-
 fn resolve_gpu(
     index: usize,
     count: usize,
@@ -352,7 +316,11 @@ fn resolve_gpu(
     if !gpu.mig && !gpu.layout.is_empty() {
         problems.push("layout: needs `mig: true`".to_owned());
     }
-    let gpu_uuid = gpu.uuid.clone().unwrap_or_else(|| uuid::gpu(&model.key, &pci));
+    let chip = Chip::at(model, &pci);
+    let (chip, gpu_uuid) = match &gpu.uuid {
+        Some(uuid) if *uuid != chip.gpu_uuid() => (Chip::known_as(model, uuid), uuid.clone()),
+        _ => (chip, chip.gpu_uuid()),
+    };
     let numa = match gpu.numa {
         Some(node) => u32::try_from(node).ok(),
         None => Some(u32::from(count > 1 && index as usize >= count.div_ceil(2))),
@@ -371,13 +339,14 @@ fn resolve_gpu(
         recovery_action: gpu.recovery_action,
         start: gpu.start_ms.map(Duration::from_millis),
         processes: gpu.processes.clone(),
+        placement_map: gpu.placement_map.unwrap_or_else(|| PlacementMap::usual(minor)),
         events: gpu.events.clone(),
         mig: Vec::new(),
         instances: Vec::new(),
         model,
     };
     if problems.is_empty()
-        && let Err(more) = resolve_instances(&mut state, gpu)
+        && let Err(more) = resolve_instances(&mut state, chip, gpu)
     {
         problems.extend(more);
     }
@@ -390,12 +359,12 @@ fn resolve_gpu(
     if problems.is_empty() { Ok(state) } else { Err(problems) }
 }
 
-fn resolve_instances(state: &mut GpuState, gpu: &Gpu) -> Result<(), Vec<String>> {
-    let placed = layout::place(state.model, gpu)?;
+fn resolve_instances(state: &mut GpuState, chip: Chip, gpu: &Gpu) -> Result<(), Vec<String>> {
+    let placed = layout::place(state.model, gpu, state.placement_map)?;
     let mut problems = Vec::new();
     let mut devices = Vec::new();
     for (at, (instance, placed)) in gpu.layout.iter().zip(placed).enumerate() {
-        let profile = placed.profile;
+        let (profile, first_engine) = (placed.profile, placed.engine);
         let compute = match layout::place_compute(instance, profile.g) {
             Ok(compute) => compute,
             Err(wrong) => {
@@ -430,7 +399,9 @@ fn resolve_instances(state: &mut GpuState, gpu: &Gpu) -> Result<(), Vec<String>>
                 compute.index,
                 MigState {
                     index: 0,
-                    uuid: compute.uuid.unwrap_or_else(|| uuid::mig(&state.uuid, instance.gi, compute.ci)),
+                    uuid: compute
+                        .uuid
+                        .unwrap_or_else(|| chip.mig_uuid(instance.gi, first_engine + compute.engine)),
                     profile: if compute.slices == profile.g {
                         profile.name.clone()
                     } else {

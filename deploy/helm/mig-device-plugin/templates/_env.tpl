@@ -17,6 +17,7 @@
   (list "DEVICE_DISCOVERY_STRATEGY" $values.deviceDiscoveryStrategy)
   (list "RESCAN_INTERVAL" $values.rescanInterval)
   (list "REMOVAL_GRACE" $values.removalGrace)
+  (list "LOST_GPU_RELEASE_AFTER" $values.lostGpuReleaseAfter)
   (list "HEALTH_RECOVERY" (ternary "off" $values.healthRecovery (eq (toString $values.healthRecovery) "false")))
   (list "HEALTH_RECOVERY_QUIET" $values.healthRecoveryQuiet)
   (list "HEALTH_UNKNOWN_XIDS" $values.healthUnknownXids)

@@ -81,11 +81,42 @@ pub struct ComputeInstance {
     /// It is there without its capability file: a destroy failed late.
     #[serde(skip_serializing_if = "super::is_false")]
     pub access_file_gone: bool,
+    /// Which of its GPU instance's engines is its first, for the UUID; where absent, the one with its ID.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine: Option<u32>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
 fn write_slices<S: serde::Serializer>(slices: &u32, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{slices}c"))
+}
+
+/// Which parts of its chip a GPU's memory slices are: GPU instance IDs are those of the parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PlacementMap {
+    /// In order: seven eighths are the IDs 7 to 13.
+    Straight,
+    /// The second half of the chip first: 11 to 14, then 7 to 9; there is no 10.
+    HalvesSwapped,
+    /// In each half the second quarter first: 9, 10, 7, 8, 13, 14, 11; there is no 12.
+    QuartersSwapped,
+}
+
+impl PlacementMap {
+    /// The usual one of the GPU with this minor.
+    pub(crate) fn usual(minor: u32) -> Self {
+        [Self::Straight, Self::HalvesSwapped, Self::QuartersSwapped][minor as usize % 3]
+    }
+
+    /// The part of the chip, of `parts` equal ones, that is at this place.
+    pub(crate) fn part(self, place: u32, parts: u32) -> u32 {
+        match self {
+            Self::Straight => place,
+            Self::HalvesSwapped => place ^ (parts / 2),
+            Self::QuartersSwapped => place ^ (parts / 4),
+        }
+    }
 }
 
 /// A profile that is in no table: the driver lists instances of it, and no profile query answers with it.
@@ -211,6 +242,7 @@ struct LongComputeInstance {
     uuid: Option<String>,
     #[serde(default)]
     access_file_gone: bool,
+    engine: Option<u32>,
 }
 
 impl<'de> Deserialize<'de> for Instance {
@@ -285,6 +317,7 @@ impl<'de> Deserialize<'de> for ComputeInstance {
                     index: long.index,
                     uuid: long.uuid,
                     access_file_gone: long.access_file_gone,
+                    engine: long.engine,
                 })
             }
         }

@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, path::Path};
 use serde::{Deserialize, Serialize};
 
 pub use fault::Fault;
-pub use instance::{ComputeInstance, Instance, UnknownProfile};
+pub use instance::{ComputeInstance, Instance, PlacementMap, UnknownProfile};
 pub use options::{AfterReset, DriverState, Lost, MigOff, Nodes, RecoveryAction};
 pub use process::Process;
 pub use rights::{MigConfigChange, Right, Rights, UnopenableSlices, UnprivilegedEvents, UuidLookup};
@@ -125,6 +125,9 @@ pub struct Gpu {
     /// MIG mode after the next reset, where it is another than now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mig_pending: Option<bool>,
+    /// Which parts of the chip the memory slices are; another one for each of three GPUs where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement_map: Option<PlacementMap>,
     /// The GPU instances, in the order they were made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layout: Vec<Instance>,

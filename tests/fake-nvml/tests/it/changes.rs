@@ -41,7 +41,7 @@ fn handles_of_destroyed_instances_are_refused_and_never_come_back() {
     let migs = client.migs(gpu);
     node.update(|d| drop(d.gpus[0].layout.remove(0))).unwrap();
     assert_eq!(client.uuid(migs[0]), Err(INVALID_ARGUMENT));
-    assert_eq!(client.ids(migs[1]), Ok((7, 0)));
+    assert_eq!(client.ids(migs[1]), Ok((11, 0)));
     // Made again: another one, even though its UUID is the same.
     node.update(|d| d.gpus[0].layout.push(Instance::new("3g.40gb"))).unwrap();
     assert_eq!(client.uuid(migs[0]), Err(INVALID_ARGUMENT));

@@ -56,14 +56,14 @@ fn folders_are_there_without_instances_and_their_times_stand_still() {
     let modified = || fs::metadata(&folder).unwrap().modified().unwrap();
     let before = modified();
     node.update(|d| d.set_mig(1, &["1g.10gb"; 2])).unwrap();
-    let instance = fs::metadata(folder.join("gi7")).unwrap().modified().unwrap();
+    let instance = fs::metadata(folder.join("gi11")).unwrap().modified().unwrap();
     node.update(|d| d.gpu(1).layout.truncate(1)).unwrap();
     assert_eq!(modified(), before);
     node.update(|d| d.gpu(1).layout[0].compute = Some(vec![])).unwrap();
-    assert!(!folder.join("gi7/ci0").exists());
-    assert_eq!(fs::metadata(folder.join("gi7")).unwrap().modified().unwrap(), instance);
+    assert!(!folder.join("gi11/ci0").exists());
+    assert_eq!(fs::metadata(folder.join("gi11")).unwrap().modified().unwrap(), instance);
     node.update(|d| d.set_mig_mode(1, false)).unwrap();
-    assert!(folder.is_dir() && !folder.join("gi7").exists());
+    assert!(folder.is_dir() && !folder.join("gi11").exists());
     assert_eq!(modified(), before);
 }
 

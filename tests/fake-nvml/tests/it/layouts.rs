@@ -1,6 +1,8 @@
 //! Layouts: every model's, the impossible ones, and what a change does to those that stay.
 
-use fake_nvml::{ComputeInstance, Description, Instance, NodeError, catalogue};
+use fake_nvml::{ComputeInstance, Description, Instance, NodeError, PlacementMap, catalogue};
+
+use crate::node;
 
 fn refused(description: &Description) -> String {
     match description.resolve() {
@@ -31,27 +33,112 @@ fn every_profile_of_every_model_can_be_had_as_often_as_it_says() {
     }
 }
 
+/// GPU instance IDs and placements that were seen on real GPUs, one with each half in its place and one without.
 #[test]
-fn instance_ids_follow_the_size_not_the_order() {
-    let ids = |layout: &[&str]| -> Vec<u32> {
-        let state = Description::h100s(1).with_mig(0, layout).resolve().unwrap();
-        state.gpus[0].mig.iter().map(|mig| mig.gi).collect()
+fn instance_ids_are_those_of_the_parts_of_the_chip() {
+    let ids = |gpu: usize, map: Option<PlacementMap>, layout: &[Instance]| -> Vec<u32> {
+        let mut description = Description::h100s(3).with_mig(gpu, layout);
+        description.gpu(gpu).placement_map = map;
+        description.resolve().unwrap().gpus[gpu].mig.iter().map(|mig| mig.gi).collect()
     };
-    assert_eq!(ids(&["1g.10gb"; 7]), [7, 8, 9, 10, 11, 12, 13]);
-    assert_eq!(ids(&["3g.40gb", "2g.20gb", "1g.10gb", "1g.10gb"]), [1, 3, 7, 8]);
-    assert_eq!(ids(&["1g.10gb+me", "1g.20gb", "2g.20gb"]), [7, 3, 4]);
-    assert_eq!(ids(&["7g.80gb"]), [0]);
-    let rtx = Description::of("rtx-pro-6000-blackwell-96gb", 1).with_mig(0, &["1g.24gb"; 4]);
-    assert_eq!(starts(&rtx), [(3, 0), (4, 3), (5, 6), (6, 9)]);
+    let of = |names: &[&str]| -> Vec<Instance> { names.iter().map(|name| Instance::new(name)).collect() };
+    let (one, two, three) =
+        (Instance::new("1g.10gb"), Instance::new("2g.20gb").at(0), Instance::new("3g.40gb").at(4));
+    let mixed = [one.clone().at(2), one.at(3), two, three];
+    let (sevens, twos, quarters) = (of(&["1g.10gb"; 7]), of(&["2g.20gb"; 3]), of(&["1g.20gb"; 4]));
+    // By default three GPUs are three kinds.
+    assert_eq!(ids(0, None, &mixed), [9, 10, 3, 2]);
+    assert_eq!(ids(1, None, &mixed), [13, 14, 5, 1]);
+    assert_eq!(ids(2, None, &mixed), [7, 8, 4, 2]);
+    for (map, of_sevens, of_twos, of_quarters) in [
+        (PlacementMap::Straight, [7, 8, 9, 10, 11, 12, 13], [3, 4, 5], [3, 4, 5, 6]),
+        (PlacementMap::HalvesSwapped, [11, 12, 13, 14, 7, 8, 9], [5, 6, 3], [5, 6, 3, 4]),
+        (PlacementMap::QuartersSwapped, [9, 10, 7, 8, 13, 14, 11], [4, 3, 6], [4, 3, 6, 5]),
+    ] {
+        let ids = |layout: &[Instance]| ids(0, Some(map), layout);
+        assert_eq!(ids(&sevens), of_sevens, "{map:?}");
+        assert_eq!((ids(&twos), ids(&quarters)), (of_twos.to_vec(), of_quarters.to_vec()), "{map:?}");
+        assert_eq!((ids(&of(&["7g.80gb"])), ids(&of(&["4g.40gb", "3g.40gb"])).len()), (vec![0], 2));
+    }
+    // Chips of four parts have none of the small IDs.
+    for (model, profile) in [("rtx-pro-6000-blackwell-96gb", "1g.24gb"), ("a30-24gb", "1g.6gb")] {
+        for (map, expected) in [
+            (PlacementMap::Straight, [3, 4, 5, 6]),
+            (PlacementMap::HalvesSwapped, [5, 6, 3, 4]),
+            (PlacementMap::QuartersSwapped, [4, 3, 6, 5]),
+        ] {
+            let mut description = Description::of(model, 1).with_mig(0, &[profile; 4]);
+            description.gpu(0).placement_map = Some(map);
+            let ids: Vec<u32> = starts(&description).into_iter().map(|(gi, _)| gi).collect();
+            assert_eq!(ids, expected, "{model} {map:?}");
+        }
+    }
+    // An ID that was written for another part is left to it.
+    assert_eq!(ids(0, None, &[Instance::new("1g.10gb").gi(7).at(3), Instance::new("1g.10gb").at(0)]), [7, 8]);
+}
+
+#[test]
+fn a_uuid_is_that_of_the_part_and_its_engine_whatever_the_profile() {
+    let uuids = |layout: &[Instance]| -> Vec<String> {
+        let state = h100(layout).resolve().unwrap();
+        state.gpus[0].mig.iter().map(|mig| mig.uuid.clone()).collect()
+    };
+    let of = |name: &str| uuids(&[Instance::new(name).at(0)]);
+    assert_eq!(of("1g.20gb"), of("2g.20gb"));
+    assert_eq!(of("3g.40gb"), of("4g.40gb"));
+    assert_ne!(of("1g.10gb"), of("1g.20gb"));
+    let split = uuids(&[Instance::new("3g.40gb").at(0).compute(&[1, 2])]);
+    assert_eq!(split[0], of("3g.40gb")[0]);
+    assert_ne!(split[1], split[0]);
+    // The engine decides, not the ID of the compute instance.
+    let second_engine = |ci| ComputeInstance { ci, engine: Some(1), ..ComputeInstance::new(1) };
+    let told =
+        |ci| uuids(&[Instance { compute: Some(vec![second_engine(ci)]), ..Instance::new("3g.40gb").at(0) }]);
+    assert_eq!(told(Some(0)), told(Some(5)));
+    assert_eq!(told(None)[0], split[1]);
+    // Another chip is another UUID; a written one of the GPU is another chip.
+    let with_uuid = |uuid: Option<&str>| {
+        let mut description = h100(&[Instance::new("3g.40gb")]);
+        description.gpu(0).uuid = uuid.map(str::to_owned);
+        description.resolve().unwrap().gpus[0].clone()
+    };
+    let derived = with_uuid(None);
+    assert_eq!(with_uuid(Some(&derived.uuid)).mig[0].uuid, derived.mig[0].uuid);
+    let other = with_uuid(Some("GPU-2c3e4b4e-7a4b-5a7b-9d3e-1f2a3b4c5d6e"));
+    assert_ne!(other.mig[0].uuid, derived.mig[0].uuid);
+    // Version 5, variant 1.
+    assert_eq!((derived.uuid.as_bytes()[18], &derived.uuid[..4]), (b'5', "GPU-"));
+}
+
+#[test]
+fn keys_about_the_chip_go_both_ways_and_stay_with_their_gpu() {
+    let yaml = "gpus:
+  - model: h100-80gb-sxm5
+    mig: true
+    placementMap: halvesSwapped
+    layout: [{ 3g.40gb: [{ slices: 1c, engine: 2 }] }]
+";
+    let description = Description::parse(yaml).unwrap();
+    assert_eq!(Description::parse(&description.to_yaml().unwrap()).unwrap(), description);
+    assert_eq!(starts(&description), [(2, 0)]);
+    let refused = Description::parse("gpus: [{ model: a30-24gb, placementMap: swapped }]").unwrap_err();
+    assert!(
+        refused.to_string().contains("expected one of straight, halvesSwapped, quartersSwapped"),
+        "{refused}"
+    );
+    let (_folder, node) = node(&Description::h100s(3));
+    node.update(|d| drop(d.gpus.remove(0))).unwrap();
+    node.update(|d| d.set_mig(0, &["3g.40gb"])).unwrap();
+    assert_eq!(node.gpus().unwrap()[0].mig[0].gi, 2, "it was the second GPU");
 }
 
 #[test]
 fn a_possible_list_is_placed_whatever_its_order() {
     // Seven slices in an order that a placement without looking ahead cannot place.
     let description = Description::h100s(1).with_mig(0, &["1g.10gb", "1g.10gb", "2g.20gb", "3g.40gb"]);
-    assert_eq!(starts(&description), [(7, 0), (8, 1), (3, 2), (1, 4)]);
+    assert_eq!(starts(&description), [(7, 0), (8, 1), (4, 2), (2, 4)]);
     let description = Description::h100s(1).with_mig(0, &["3g.40gb", "4g.40gb"]);
-    assert_eq!(starts(&description), [(1, 4), (2, 0)]);
+    assert_eq!(starts(&description), [(2, 4), (1, 0)]);
 }
 
 #[test]

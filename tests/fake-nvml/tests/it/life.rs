@@ -138,7 +138,7 @@ fn a_process_holds_its_instance_listed_or_not() {
     node.update(|d| {
         let shown =
             Process { name: "train".to_owned(), ..Process::new(100).on_instance(1, 0).memory_mib(512) };
-        d.gpu(0).processes = vec![shown, Process::new(200).on_instance(7, 0).unlisted()];
+        d.gpu(0).processes = vec![shown, Process::new(200).on_instance(11, 0).unlisted()];
     })
     .unwrap();
     let client = Client::of(&node);
@@ -165,7 +165,7 @@ fn a_process_holds_its_instance_listed_or_not() {
     assert_eq!([bar1(gpu), bar1(migs[0]), bar1(migs[1])], [128 << 30, 64 << 30, 16 << 30]);
     let name = text(|buffer, length| call!(client, nvmlSystemGetProcessName(100, buffer, length)));
     assert_eq!(name.as_deref(), Ok("train"));
-    for (gi, by) in [(1, "listed"), (7, "not listed")] {
+    for (gi, by) in [(1, "listed"), (11, "not listed")] {
         let mut instance = std::ptr::null_mut();
         call!(client, nvmlDeviceGetGpuInstanceById(gpu, gi, &raw mut instance)).unwrap();
         let mut compute = std::ptr::null_mut();

@@ -26,7 +26,7 @@ fn a_client_lists_gpus_and_mig_devices() {
     assert_eq!(client.mig_mode(gpu), Ok((1, 1)));
     let migs = client.migs(gpu);
     let ids: Vec<_> = migs.iter().map(|mig| client.ids(*mig).expect("IDs")).collect();
-    assert_eq!(ids, [(1, 0), (3, 0), (7, 0), (8, 0)]);
+    assert_eq!(ids, [(2, 0), (3, 0), (9, 0), (10, 0)]);
     assert_eq!(client.name(migs[0]).as_deref(), Ok("NVIDIA H100 80GB HBM3 MIG 3g.40gb"));
     let state = node.gpus().expect("the node's own view");
     for (mig, state) in migs.iter().zip(&state[0].mig) {
@@ -204,7 +204,7 @@ fn devices_are_found_by_uuid_and_address() {
     };
     assert_eq!(by_uuid(&uuid), Ok(gpu));
     assert_eq!(by_uuid(&client.uuid(mig).unwrap()), Ok(mig));
-    assert_eq!(by_uuid(&format!("MIG-{uuid}/1/0")), Ok(mig));
+    assert_eq!(by_uuid(&format!("MIG-{uuid}/2/0")), Ok(mig));
     assert_eq!(by_uuid("GPU-0"), Err(NOT_FOUND));
     let pci = filled(|place| call!(client, nvmlDeviceGetPciInfo_v3(gpu, place))).unwrap();
     assert_eq!((pci.domain, pci.bus, pci.device, pci.pciDeviceId), (0, 0x20, 0, 0x2330_10de));
