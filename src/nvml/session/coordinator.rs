@@ -436,6 +436,7 @@ mod tests {
 
     use fake_nvml::{Description, Fault, Node};
 
+    use super::super::threads::Step;
     use super::*;
 
     /// A coordinator that does nothing on its own, with the other end of its reports.
@@ -469,6 +470,10 @@ mod tests {
         while coordinator.may_leave_behind() {
             coordinator.turn();
         }
+        // The library answers, and the last GPU does not.
+        let alive = coordinator.messages.recv().unwrap();
+        assert!(matches!(alive, Message::Step(_, Step::Alive)));
+        assert!(coordinator.take(alive).is_ok());
         // Until all patience is at its end.
         let late = Instant::now() + coordinator.patience.opening;
         while Instant::now() < late {
