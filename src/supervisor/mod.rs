@@ -10,7 +10,8 @@
 //!   a resource:  (absent) ──Start──► served ──last device leaves──► empty list ──LINGER──► Stop ──► (absent)
 //!                                      ▲                                │
 //!                                      └──────── devices come back ─────┘
-//!   a device:    listed ──gone──► Unhealthy ──SEEN, no recent Allocate, no pod holds it──► left out
+//!   a device:    listed ──gone, dropped──► Unhealthy ──SEEN, no recent Allocate, no pod holds it──► left out
+//!                new ──beside one that is on its way out──► Unhealthy ──that one has left──► Healthy
 //!                listed ──a reason──► Unhealthy ──no reason is left──► Healthy
 //! ```
 //!

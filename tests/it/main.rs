@@ -20,6 +20,7 @@ mod explain;
 mod golden;
 mod hang;
 mod health;
+mod held;
 mod http;
 mod kubelet_life;
 mod layouts;
