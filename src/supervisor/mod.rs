@@ -298,7 +298,12 @@ impl<K: Kubelet> Supervisor<'_, K> {
                 if !self.outlook.is_known() && self.outlook.policy().fail_on_init_error {
                     return Some(Err(SupervisorError::NoDriver(error)));
                 }
-                self.outlook.take_no_driver(error.to_string(), error.is_unloaded());
+                // A call that hangs is no evidence against any device.
+                if error.is_no_answer() && self.outlook.has_driver() {
+                    self.outlook.take_no_answer(error.to_string());
+                } else {
+                    self.outlook.take_no_driver(error.to_string(), error.is_unloaded());
+                }
                 false
             }
             Event::Report(Report::StaleLibrary(library)) => {
@@ -390,6 +395,7 @@ impl<K: Kubelet> Supervisor<'_, K> {
         Snapshot {
             inventory: outlook.inventory(),
             no_driver: outlook.no_driver().map(str::to_owned),
+            no_answer: outlook.no_answer().map(str::to_owned),
             on_hold: outlook.is_on_hold(),
             strategy: outlook.policy().offer.strategy,
             resources: self.serving.served(),

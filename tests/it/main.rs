@@ -18,6 +18,7 @@ mod config;
 mod driver;
 mod explain;
 mod golden;
+mod hang;
 mod health;
 mod held;
 mod http;
