@@ -15,7 +15,7 @@
 //!  SIGHUP, rescan interval, stale Allocate ──► nvml::Session::rescan         │       │     Register, ListAndWatch,
 //!  SIGUSR1, SIGUSR2 ─────────────────────────────────────────────────────────┤       ▼     Allocate
 //!  inotify on the plugin folder ──► kubelet::FolderState ────────────────────┼──► Endpoint
-//!  podresources ──► which devices pods hold ─────────────────────────────────┘    admin: metrics, probes, page
+//!  podresources, the kubelet's checkpoint ──► which devices pods hold ───────┘    admin: metrics, probes, page
 //! ```
 //!
 //! # Rooms
@@ -43,7 +43,9 @@
 //!    is not the file that was seen with the slice, the driver is looked at, and the next list decides.
 //! 4. A socket is bound before it is registered; an old stream is closed before a new registration.
 //! 5. A device leaves in two steps: first `Unhealthy`, then out of the list, when no recent `Allocate` named it
-//!    and no pod holds it, also where a pod has held it since before this program was started.
+//!    and no pod holds it, also where a pod has held it since before this program was started. That podresources does
+//!    not name it proves nothing; a newer checkpoint of the kubelet without it does. A GPU is given out either as a whole
+//!    or as slices: what is not to be used beside a device that is leaving waits for it.
 //! 6. No state of the node is fatal, but NVML that cannot be used at start with `--fail-on-init-error=true`.
 //! 7. What identifies a slice is the whole tuple: UUID, parent, instance IDs, profile, placement, device nodes.
 //! 8. Every wait has a bound, every retry a back-off, every task an end.
@@ -68,4 +70,5 @@ pub mod resource;
 mod serve;
 pub mod supervisor;
 pub mod telemetry;
+mod throttle;
 mod watch;

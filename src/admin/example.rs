@@ -97,6 +97,7 @@ pub(super) fn plugin(inventory: &Inventory) -> PluginState {
         driver_root: "/driver-root".into(),
         driver: DriverState::Present,
         no_driver: None,
+        no_answer: None,
         on_hold: false,
         strategy: "mixed".to_owned(),
         event_attribution: Some(Attribution::Instance),

@@ -219,10 +219,8 @@ impl Window {
     async fn livez(&self) -> Answer {
         let verdict = match self.snapshot() {
             // It has only just been started.
-            None => alive(None, None),
-            Some(snapshot) => {
-                alive(snapshot.driver.stalled_for(), self.silence.listen(&snapshot.pulse).await)
-            }
+            None => alive(None),
+            Some(snapshot) => alive(self.silence.listen(&snapshot.pulse).await),
         };
         match verdict {
             Ok(text) => (StatusCode::OK, PLAIN, text.to_owned()),

@@ -39,19 +39,20 @@ impl Silence {
     }
 }
 
-/// The sentence for `/livez`: why this program should be started again, if it should.
-pub(super) fn alive(stalled: Option<Duration>, silent: Option<Duration>) -> Result<&'static str, String> {
-    let too_long = |time: &Duration| *time >= LIMIT;
-    if let Some(time) = stalled.filter(too_long) {
-        return Err(format!(
-            "the driver has not answered for {} s, and nothing else can be asked\n",
-            time.as_secs()
-        ));
+/// The sentence for `/livez`: why this program should be started again, if it should. A driver that does not answer is
+/// no reason: a thread that is stuck in the kernel survives even SIGKILL, and the next process would be stuck as well.
+pub(super) fn alive(silent: Option<Duration>) -> Result<&'static str, String> {
+    match silent.filter(|time| *time >= LIMIT) {
+        Some(time) => Err(format!("the supervisor has not answered for {} s\n", time.as_secs())),
+        None => Ok("ok\n"),
     }
-    if let Some(time) = silent.filter(too_long) {
-        return Err(format!("the supervisor has not answered for {} s\n", time.as_secs()));
-    }
-    Ok("ok\n")
+}
+
+/// What is said of a driver that does not answer.
+pub(super) fn no_answer(why: &str) -> String {
+    format!(
+        "the driver does not answer, so nothing is known to be new: {why}; what is offered stays as it was"
+    )
 }
 
 /// One resource, as far as it concerns readiness.
@@ -99,7 +100,7 @@ impl Readiness {
             without: match &snapshot.no_driver {
                 _ if snapshot.on_hold => Some("on hold: SIGUSR2 goes on".to_owned()),
                 Some(why) => Some(format!("no driver: {why}")),
-                None => None,
+                None => snapshot.no_answer.as_ref().map(|why| no_answer(why)),
             },
             resources: names.into_iter().map(registered).collect(),
         }
@@ -143,16 +144,11 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_still_for_half_a_minute_is_not_alive() {
-        assert_eq!(alive(None, None), Ok("ok\n"));
-        assert_eq!(alive(Some(seconds(29)), Some(seconds(29))), Ok("ok\n"));
-        assert!(
-            alive(Some(seconds(30)), None).is_err_and(|why| why.contains("driver") && why.contains("30 s"))
-        );
-        assert!(
-            alive(None, Some(seconds(31)))
-                .is_err_and(|why| why.contains("supervisor") && why.contains("31 s"))
-        );
+    fn a_supervisor_that_stands_still_for_half_a_minute_is_not_alive() {
+        assert_eq!(alive(None), Ok("ok\n"));
+        assert_eq!(alive(Some(seconds(29))), Ok("ok\n"));
+        let why = alive(Some(seconds(31))).unwrap_err();
+        assert!(why.contains("supervisor") && why.contains("31 s"), "{why}");
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::holders::Holders;
+use super::probes::no_answer;
 use crate::devices::state::{
     Attribution, DeviceState, DriverState, GpuState, Holder, NodeState, PluginState, ReasonState,
     RecoveryRule, ResourceState, WithheldState,
@@ -24,6 +25,7 @@ pub(super) fn of(snapshot: &Snapshot, holders: &Holders) -> NodeState {
             driver_root: snapshot.driver_root.clone(),
             driver: driver(snapshot),
             no_driver: snapshot.no_driver.clone(),
+            no_answer: snapshot.no_answer.as_ref().map(|why| no_answer(why)),
             on_hold: snapshot.on_hold,
             strategy: snapshot.strategy.to_string(),
             event_attribution: inventory.and_then(attribution),

@@ -16,6 +16,7 @@ fn snapshot(pulse: mpsc::Sender<Pulse>) -> Snapshot {
     Snapshot {
         inventory: None,
         no_driver: None,
+        no_answer: None,
         on_hold: true,
         strategy: MigStrategy::None,
         resources: BTreeMap::new(),

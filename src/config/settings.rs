@@ -304,7 +304,8 @@ pub(super) const GROUPS: &[Group] = &[
                 "removal-grace",
                 "flags.plugin.removalGrace",
                 Kind::Duration,
-                "how long a device that has gone stays listed, as unhealthy, after it was last handed out",
+                "how long at least a device that has gone or is no longer offered stays listed, as unhealthy, after it \
+                 was last handed out",
             )
             .env(&["REMOVAL_GRACE"])
             .or("5s"),
@@ -454,7 +455,8 @@ pub(super) const GROUPS: &[Group] = &[
                 "pod-resources-socket",
                 "flags.plugin.podResourcesSocket",
                 Kind::Path,
-                "where the kubelet tells which pods hold devices",
+                "where the kubelet tells which pods hold devices; its checkpoint, beside its registration socket, is read \
+                 too",
             )
             .env(&["POD_RESOURCES_SOCKET"])
             .or("/var/lib/kubelet/pod-resources/kubelet.sock"),

@@ -35,6 +35,9 @@ pub struct PluginState {
     pub driver: DriverState,
     /// Why there is none.
     pub no_driver: Option<String>,
+    /// What holds while the driver is there and does not answer, as a sentence.
+    #[serde(default)]
+    pub no_answer: Option<String>,
     /// Whether the driver is left alone (SIGUSR1).
     pub on_hold: bool,
     /// `none`, `single` or `mixed`.

@@ -56,6 +56,7 @@ fn of_plugin(inventory: &Inventory, plugin: &PluginState) -> Vec<String> {
             "  on hold: SIGUSR1 was sent, and SIGUSR2 goes on; the devices are those of before".to_owned(),
         );
     }
+    lines.extend(plugin.no_answer.as_ref().map(|what| format!("  {what}")));
     // Most often all GPUs have the same reason.
     let mut unheard = BTreeMap::<&str, Vec<String>>::new();
     for (gpu, why) in plugin.gpus.iter().filter_map(|gpu| Some((gpu, gpu.not_watched.as_deref()?))) {

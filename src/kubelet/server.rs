@@ -25,6 +25,7 @@ use super::Context;
 use super::api::deviceplugin::device_plugin_server::DevicePluginServer;
 use super::offer::Offer;
 use super::plugin::Plugin;
+use crate::throttle::Throttle;
 
 /// Connections that one server accepts at a time. The kubelet dials once per registration, before anybody else can
 /// know the socket's name, so whoever comes later cannot crowd it out.
@@ -158,6 +159,8 @@ struct Door {
 impl Door {
     async fn accept(self, incoming: mpsc::Sender<io::Result<Connection>>) {
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        // Whoever may reach the socket may connect as often as it likes.
+        let (mut lines, mut refused) = (Throttle::default(), 0_u64);
         loop {
             let stream = tokio::select! {
                 () = incoming.closed() => return,
@@ -165,19 +168,35 @@ impl Door {
                     Ok((stream, _)) => stream,
                     Err(error) => {
                         // Most likely no file descriptors are left; they may be in a moment.
-                        warn!(%error, "cannot accept a connection");
+                        if lines.ready() {
+                            warn!(%error, "cannot accept a connection");
+                        }
                         sleep(Duration::from_millis(100)).await;
                         continue;
                     }
                 },
             };
             let uid = stream.peer_cred().map(|peer| peer.uid());
-            if !uid.as_ref().is_ok_and(|uid| self.allowed_uids.contains(uid)) {
-                warn!(?uid, "refused a connection: only root, our own user and --allowed-uid may connect");
-                continue;
-            }
-            let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
-                warn!(limit = MAX_CONNECTIONS, "refused a connection: too many are open");
+            let is_allowed = uid.as_ref().is_ok_and(|uid| self.allowed_uids.contains(uid));
+            let permit = Arc::clone(&permits).try_acquire_owned().ok().filter(|_| is_allowed);
+            let Some(permit) = permit else {
+                refused += 1;
+                if lines.ready() {
+                    let since_last_line = std::mem::take(&mut refused);
+                    if is_allowed {
+                        warn!(
+                            since_last_line,
+                            limit = MAX_CONNECTIONS,
+                            "refused a connection: too many are open"
+                        );
+                    } else {
+                        warn!(
+                            since_last_line,
+                            ?uid,
+                            "refused a connection: only root, our own user and --allowed-uid may connect"
+                        );
+                    }
+                }
                 continue;
             };
             self.accepted.fetch_add(1, Ordering::Relaxed);

@@ -186,12 +186,8 @@ pub(crate) static NVML_SECONDS: Metric =
         .values("`nvmlEventSetWait_v2` waits most of the time");
 pub(crate) static NVML_HANGING: Metric =
     Metric::new(Gauge, "nvml_calls_hanging", &[], "Threads in a call of NVML that was given up");
-pub(crate) static NVML_STALLED: Metric = Metric::new(
-    Gauge,
-    "nvml_stalled_seconds",
-    &[],
-    "For how long a call of NVML has let everything wait; /livez fails at 30",
-);
+pub(crate) static NVML_STALLED: Metric =
+    Metric::new(Gauge, "nvml_stalled_seconds", &[], "For how long a call of NVML has let everything wait");
 
 pub(crate) static BUILD: Metric = Metric::new(Info, "build", &["version"], "This program");
 pub(crate) static STRATEGY: Metric =

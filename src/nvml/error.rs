@@ -81,6 +81,11 @@ impl DriverError {
         }
     }
 
+    /// Whether a call about the driver as a whole does not come back.
+    pub fn is_no_answer(&self) -> bool {
+        matches!(self, Self::NoAnswer { .. })
+    }
+
     /// Whether the kernel driver itself was gone, which no GPU outlives without a reset. All else may be over in a
     /// moment without that anything happened to a GPU: also a library of another version than the driver, which may
     /// be replaced while the driver stays. That the driver was replaced shows in

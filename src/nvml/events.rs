@@ -16,9 +16,9 @@ use super::error::CallError;
 use super::raw::events::{self as raw, EventSet, RawEvent};
 use super::session::{Asks, OpenDriver, Report};
 use super::status::{Status, Watched};
-use super::throttle::Throttle;
 use crate::health::{EventKind, HealthEvent};
 use crate::inventory::Gpu;
+use crate::throttle::Throttle;
 
 /// One wait is at most this long, so that the thread hears when it is to end or to listen to another GPU.
 const LONGEST_WAIT: Duration = Duration::from_millis(500);

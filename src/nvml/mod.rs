@@ -38,7 +38,6 @@ mod rights;
 mod session;
 mod stamps;
 mod status;
-mod throttle;
 
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,8 @@
 //!   a resource:  (absent) ──Start──► served ──last device leaves──► empty list ──LINGER──► Stop ──► (absent)
 //!                                      ▲                                │
 //!                                      └──────── devices come back ─────┘
-//!   a device:    listed ──gone──► Unhealthy ──SEEN, no recent Allocate, no pod holds it──► left out
+//!   a device:    listed ──gone, dropped──► Unhealthy ──SEEN, no recent Allocate, no pod holds it──► left out
+//!                new ──beside one that is on its way out──► Unhealthy ──that one has left──► Healthy
 //!                listed ──a reason──► Unhealthy ──no reason is left──► Healthy
 //! ```
 //!
@@ -297,7 +298,12 @@ impl<K: Kubelet> Supervisor<'_, K> {
                 if !self.outlook.is_known() && self.outlook.policy().fail_on_init_error {
                     return Some(Err(SupervisorError::NoDriver(error)));
                 }
-                self.outlook.take_no_driver(error.to_string(), error.is_unloaded());
+                // A call that hangs is no evidence against any device.
+                if error.is_no_answer() && self.outlook.has_driver() {
+                    self.outlook.take_no_answer(error.to_string());
+                } else {
+                    self.outlook.take_no_driver(error.to_string(), error.is_unloaded());
+                }
                 false
             }
             Event::Report(Report::StaleLibrary(library)) => {
@@ -389,6 +395,7 @@ impl<K: Kubelet> Supervisor<'_, K> {
         Snapshot {
             inventory: outlook.inventory(),
             no_driver: outlook.no_driver().map(str::to_owned),
+            no_answer: outlook.no_answer().map(str::to_owned),
             on_hold: outlook.is_on_hold(),
             strategy: outlook.policy().offer.strategy,
             resources: self.serving.served(),

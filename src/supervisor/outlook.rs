@@ -64,6 +64,8 @@ pub(super) struct Outlook {
     known: Knowledge,
     /// Why there is no driver, while there is none.
     no_driver: Option<String>,
+    /// Why nothing can be asked of a driver that is there, while that is so.
+    no_answer: Option<String>,
     hold: Hold,
     /// Whether the session has said anything: what is known from another one may not be true any more.
     heard: bool,
@@ -87,6 +89,7 @@ impl Outlook {
             cdi_again: None,
             known,
             no_driver: None,
+            no_answer: None,
             hold: Hold::No,
             heard: false,
             looked: None,
@@ -117,6 +120,15 @@ impl Outlook {
 
     pub(super) fn no_driver(&self) -> Option<&str> {
         self.no_driver.as_deref()
+    }
+
+    pub(super) fn no_answer(&self) -> Option<&str> {
+        self.no_answer.as_deref()
+    }
+
+    /// Whether the driver was there when last heard of.
+    pub(super) fn has_driver(&self) -> bool {
+        self.is_known() && self.no_driver.is_none()
     }
 
     pub(super) fn is_on_hold(&self) -> bool {
@@ -173,6 +185,7 @@ impl Outlook {
         let changed = previous.as_deref() != Some(&inventory) || self.no_driver.is_some();
         self.known.inventory = Some(Arc::new(inventory));
         self.no_driver = None;
+        self.changed |= self.no_answer.take().is_some();
         if matches!(self.hold, Hold::Ending(since) if looked >= since) {
             info!("the driver is in use again");
             self.hold = Hold::No;
@@ -228,11 +241,19 @@ impl Outlook {
         self.changed |= self.no_driver.as_ref() != Some(&why) || matches!(self.hold, Hold::Ending(_));
         self.heard = true;
         self.no_driver = Some(why);
+        self.no_answer = None;
         if let Hold::Ending(_) = self.hold {
             self.hold = Hold::No;
         }
         self.known.health.driver_gone(unloaded);
         self.mark();
+    }
+
+    /// Nothing can be asked of the driver, since a call into its library does not come back. That may be about one GPU
+    /// or none, and containers do not depend on this process: everything stays as it is.
+    pub(super) fn take_no_answer(&mut self, why: String) {
+        self.changed |= self.no_answer.as_ref() != Some(&why);
+        self.no_answer = Some(why);
     }
 
     /// SIGUSR1.

@@ -93,7 +93,8 @@ impl<K: Kubelet> Serving<K> {
             Gate::Open => {
                 let moves = !self.leaving_since.is_empty() || !self.empty_since.is_empty();
                 let asks = self.held.is_awaited() && !self.ledger.lists().is_empty();
-                (moves || asks || self.ledger.waits_for_others()).then_some(TICK)
+                let waits = self.ledger.awaited_elsewhere().next().is_some();
+                (moves || asks || waits).then_some(TICK)
             }
         }
     }
@@ -118,7 +119,7 @@ impl<K: Kubelet> Serving<K> {
             }
             self.gate = Gate::Open;
         }
-        let others = self.ledger.waits_for_others().then_some(self.started);
+        let others = self.ledger.awaited_elsewhere().next().map(|_| self.started);
         let first = (!self.held.is_known()).then_some(self.started);
         let newest = self.leaving_since.values().copied().chain(first).chain(others).max();
         newest.is_some_and(|newest| self.is_watched() && self.held.ask(newest))
@@ -224,14 +225,16 @@ impl<K: Kubelet> Serving<K> {
         (ours, others)
     }
 
-    /// Sends a list again, where that shows whether a device is free.
+    /// Sends a list again, where that shows whether a device is free. Any will do: the kubelet's checkpoint has all.
     fn send_again(&mut self) {
-        let watched = |(name, _): &(&(ResourceName, DeviceId), &Instant)| self.kubelet.is_watched(&name.0);
-        let leaving = self.leaving_since.iter().filter(watched);
-        let leaving = leaving.map(|((name, id), since)| (name, id, *since));
-        if let Some(resource) = self.held.send_again(leaving) {
-            let resource = resource.clone();
-            self.kubelet.send_again(&resource);
+        let waits = |list: &[Device]| list.iter().any(|device| !device.is_healthy());
+        let mut lists = self.ledger.lists().iter();
+        let list = lists.find(|(name, list)| waits(list) && self.kubelet.is_watched(name));
+        let Some(name) = list.map(|(name, _)| name.clone()) else { return };
+        let leaving = self.leaving_since.iter().map(|((name, id), since)| (name.as_str(), id, *since));
+        let elsewhere = self.ledger.awaited_elsewhere().map(|(name, id)| (name, id, self.started));
+        if self.held.send_again(leaving.chain(elsewhere)) {
+            self.kubelet.send_again(&name);
         }
     }
 
@@ -243,7 +246,7 @@ impl<K: Kubelet> Serving<K> {
         self.kubelet.is_watched(name)
             && since.elapsed() >= SEEN
             && self.kubelet.since_allocated(name, id).is_none_or(|ago| ago >= self.removal_grace)
-            && self.held.lets_go(name, id, *since)
+            && self.held.lets_go(name.as_str(), id, *since)
     }
 
     fn carry_out(&mut self, change: Change) {
@@ -289,5 +292,100 @@ fn log(change: &Change, before: &Ledger) {
     if told(old) != told(devices) {
         let healthy = devices.iter().filter(|device| device.is_healthy()).count();
         info!(resource = %name, devices = devices.len(), healthy, "list changed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::fixtures::{mig_gpu, mixed, node};
+    use crate::kubelet::{Checkpoint, CheckpointError, EndpointStatus, FileId, PodResourcesError};
+    use crate::resource::allocate::Rules;
+
+    /// A kubelet whose socket's file is there or not, and that does nothing.
+    struct Silent {
+        there: bool,
+    }
+
+    impl Kubelet for Silent {
+        fn is_there(&self) -> bool {
+            self.there
+        }
+        fn start(&mut self, _: ResourceName, _: Vec<Device>) {}
+        fn update(&mut self, _: &ResourceName, _: Vec<Device>) {}
+        fn send_again(&mut self, _: &ResourceName) {}
+        fn stop(&mut self, _: &ResourceName) {}
+        fn set_rules(&mut self, _: Rules) {}
+        fn is_watched(&self, _: &ResourceName) -> bool {
+            false
+        }
+        fn since_allocated(&self, _: &ResourceName, _: &DeviceId) -> Option<Duration> {
+            None
+        }
+        fn status(&self, _: &ResourceName) -> Option<Arc<EndpointStatus>> {
+            None
+        }
+    }
+
+    fn serving(there: bool) -> Serving<Silent> {
+        Serving::new(Silent { there }, Duration::ZERO, Ledger::default())
+    }
+
+    /// A look without an answer of podresources.
+    fn look(checkpoint: Option<Checkpoint>, alive: bool) -> Look {
+        let missing = CheckpointError::Unreadable {
+            path: "/checkpoint".into(),
+            source: io::ErrorKind::NotFound.into(),
+        };
+        Look {
+            listed: Err(PodResourcesError::new("/nonexistent".as_ref(), "nobody is there")),
+            checkpoint: checkpoint.ok_or(missing),
+            alive,
+        }
+    }
+
+    /// How often the supervisor would wake in this time while nothing happens: the driver is not heard, and nobody
+    /// answers.
+    async fn wakes(serving: &mut Serving<Silent>, time: Duration, alive: bool) -> u32 {
+        let end = Instant::now() + time;
+        let mut wakes = 0;
+        while Instant::now() < end {
+            if serving.has_a_question() {
+                serving.take_look(look(None, alive));
+            }
+            let Some(pause) = serving.pause() else { break };
+            // The least that a timer waits.
+            tokio::time::advance(pause.max(Duration::from_millis(1))).await;
+            wakes += 1;
+        }
+        wakes
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_wakes_often_while_nobody_answers_and_the_driver_is_not_heard() {
+        for (there, alive) in [(true, true), (true, false), (false, false)] {
+            let wakes = wakes(&mut serving(there), Duration::from_mins(1), alive).await;
+            assert!(wakes <= 4 * 60 + 10, "{wakes} times in a minute; there: {there}, alive: {alive}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_checkpoint_alone_opens_the_first_lists_and_is_in_them() {
+        let mut serving = serving(false);
+        let inventory = node([mig_gpu(0, &["1g.10gb"])]);
+        let (wanted, offer) = (mixed(&inventory), OfferPolicy::default());
+        assert!(!serving.apply(&wanted, Some(&inventory), &offer), "what pods hold is not known yet");
+        assert!(serving.has_a_question());
+        let device = DeviceId("MIG-00000000-0000-0000-0000-000000000000".to_owned());
+        let resource = "nvidia.com/mig-1g.10gb".to_owned();
+        let claims = vec![Claim { resource, device: device.clone(), numa_node: Some(3) }];
+        serving.take_look(look(Some(Checkpoint { file: FileId::number(1), claims }), false));
+        assert!(serving.apply(&wanted, Some(&inventory), &offer));
+        let list = serving.ledger.lists().values().next().unwrap();
+        let held = list.iter().find(|listed| listed.id == device).unwrap();
+        assert!(list.len() == 2 && !held.is_healthy() && held.numa_node == Some(3));
     }
 }

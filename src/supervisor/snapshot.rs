@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub inventory: Option<Arc<Inventory>>,
     /// Why there is no driver, while there is none.
     pub no_driver: Option<String>,
+    /// Why nothing can be asked of a driver that is there, while that is so: what is known may have changed since.
+    pub no_answer: Option<String>,
     /// Whether the driver is left alone (SIGUSR1).
     pub on_hold: bool,
     /// `--mig-strategy`

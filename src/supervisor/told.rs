@@ -21,8 +21,8 @@ const IGNORED_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Told {
     rules: Vec<String>,
     sees_instances: Option<bool>,
-    /// What was said of the right to hear of GPUs with instances, while there were such.
-    heard: Option<Option<EventRight>>,
+    /// What was said of GPUs with instances: the right to hear of them, in a word.
+    heard: &'static str,
     nothing_to_offer: bool,
     ignored: Option<Instant>,
     cautions: Vec<String>,
@@ -79,15 +79,21 @@ impl Told {
         let right = inventory.event_right;
         let with_instances: Vec<_> =
             inventory.gpus.iter().filter(|gpu| has_instances(gpu, inventory)).collect();
-        if with_instances.is_empty() || self.heard == Some(right) {
+        let word = match right {
+            Some(EventRight::Admin) => "admin",
+            Some(EventRight::Monitor) => "monitor",
+            Some(EventRight::Nothing) => "none",
+            None => "unknown",
+        };
+        if with_instances.is_empty() || self.heard == word {
             return;
         }
-        self.heard = Some(right);
+        self.heard = word;
         let unheard = with_instances.iter().filter(|gpu| is_heard(gpu, inventory) == Some(false));
         let gpus = unheard.map(|gpu| gpu.index.to_string()).collect::<Vec<_>>().join(", ");
         match right {
             Some(EventRight::Admin | EventRight::Monitor) => {
-                info!(?right, "errors are heard, and attributed to single MIG devices");
+                info!(right = word, "errors are heard, and attributed to single MIG devices");
             }
             // Nobody wants to hear them.
             Some(EventRight::Nothing) if policy.checks.none() => {

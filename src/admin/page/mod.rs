@@ -105,6 +105,9 @@ fn banners(page: &mut String, plugin: &PluginState) {
     if let Some(why) = &plugin.no_driver {
         banner("bad", "No driver.", why);
     }
+    if let Some(what) = &plugin.no_answer {
+        banner("bad", "The driver hangs:", what);
+    }
     if plugin.driver == DriverState::Unknown {
         banner("warn", "Not known yet.", "The driver has not answered so far.");
     }

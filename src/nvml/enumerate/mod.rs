@@ -142,6 +142,11 @@ impl Driver {
         &self.version
     }
 
+    /// Asks for something that is about no GPU.
+    pub(super) fn ping(&self, calls: &Caller) -> Result<(), CallError> {
+        calls.ask("nvmlSystemGetDriverVersion", || self.nvml.sys_driver_version()).map(drop)
+    }
+
     /// How many GPUs there are.
     pub(super) fn count(&self, calls: &Caller) -> Result<u32, CallError> {
         calls.ask("nvmlDeviceGetCount_v2", || self.nvml.device_count())

@@ -389,7 +389,8 @@ impl Coordinator {
         if self.no_driver.as_ref().is_some_and(|before| before.is_like(&error)) {
             return Ok(());
         }
-        tracing::warn!(%error, "no driver");
+        let what = if error.is_no_answer() { "the driver does not answer" } else { "no driver" };
+        tracing::warn!(%error, "{what}");
         self.no_driver = Some(error.clone());
         self.report(Report::NoDriver(error))
     }
@@ -435,6 +436,7 @@ mod tests {
 
     use fake_nvml::{Description, Fault, Node};
 
+    use super::super::threads::Step;
     use super::*;
 
     /// A coordinator that does nothing on its own, with the other end of its reports.
@@ -468,6 +470,10 @@ mod tests {
         while coordinator.may_leave_behind() {
             coordinator.turn();
         }
+        // The library answers, and the last GPU does not.
+        let alive = coordinator.messages.recv().unwrap();
+        assert!(matches!(alive, Message::Step(_, Step::Alive)));
+        assert!(coordinator.take(alive).is_ok());
         // Until all patience is at its end.
         let late = Instant::now() + coordinator.patience.opening;
         while Instant::now() < late {

@@ -13,7 +13,7 @@ use crate::nvml::backoff::Backoff;
 use crate::nvml::calls::Caller;
 use crate::nvml::events::{Control, End, Listener, Wanted};
 use crate::nvml::status::Watched;
-use crate::nvml::throttle::Throttle;
+use crate::throttle::Throttle;
 
 /// How often the thread is looked after.
 const CHECK: Duration = Duration::from_secs(1);

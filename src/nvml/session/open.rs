@@ -61,9 +61,9 @@ struct Look {
     began: Instant,
     /// When it last came forward.
     step: Instant,
-    /// Whether the number of GPUs is known.
+    /// Whether the library has answered: how many GPUs there are, or since one of them has not.
     counted: bool,
-    /// Whether it was reported that it is not.
+    /// Whether it was reported that it has not.
     told: bool,
     /// GPUs that have not answered yet, in the order in which they are asked.
     to_ask: VecDeque<u32>,
@@ -239,6 +239,10 @@ impl Open {
                 }
                 Ok(())
             }
+            Step::Alive => {
+                look.counted = true;
+                Ok(())
+            }
             Step::Gpu(index, part) => {
                 look.to_ask.retain(|other| *other != index);
                 look.parts.insert(index, *part);
@@ -274,9 +278,8 @@ impl Open {
         look.parts.insert(index, no_answer(index, uuid, call));
         look.to_ask.pop_front();
         look.step = Instant::now();
-        if look.to_ask.is_empty() {
-            return self.finish_look(session);
-        }
+        // Where the whole library hangs nothing is known of any GPU, not even of this one.
+        (look.counted, look.told) = (false, false);
         let rest = Range::Only(look.to_ask.iter().copied().collect());
         match self.ask(session, rest) {
             Some((id, calls)) => {

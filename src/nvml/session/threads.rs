@@ -55,6 +55,8 @@ pub(super) fn open(id: Id, calls: Caller, paths: Paths, asks: Asks) -> impl FnOn
 pub(super) enum Step {
     /// There are so many GPUs.
     Count(u32),
+    /// The library answers, whatever a GPU does.
+    Alive,
     /// The GPU with this index has answered.
     Gpu(u32, Box<Part>),
     /// The driver as a whole has gone, or the look was given up.
@@ -101,7 +103,12 @@ pub(super) fn look(
                 tell(Step::Count(count));
                 (0..count).filter(|index| !skipped.contains(index)).collect()
             }
-            Range::Only(gpus) => gpus,
+            Range::Only(gpus) => {
+                // A hang may hold a lock of the whole library, and is no fault of these GPUs then.
+                driver.ping(calls)?;
+                tell(Step::Alive);
+                gpus
+            }
         };
         for index in gpus {
             let part = driver.gpu(calls, &roots, &mut cache, index)?;

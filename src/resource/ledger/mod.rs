@@ -79,9 +79,10 @@ impl Ledger {
         self.elsewhere = held.into_iter().map(device).collect();
     }
 
-    /// Whether something waits for pods that hold devices under other names.
-    pub fn waits_for_others(&self) -> bool {
-        !self.elsewhere.is_empty() && self.lists.values().flatten().any(is_blocked)
+    /// What pods hold under other names, where something may be waiting for it.
+    pub fn awaited_elsewhere(&self) -> impl Iterator<Item = (&str, &DeviceId)> {
+        let waits = self.lists.values().flatten().any(is_blocked);
+        self.elsewhere.iter().filter(move |_| waits).map(|(name, device)| (name.as_str(), &device.id))
     }
 
     /// The next state on the way to `wanted`. A device that is no longer wanted is marked, and left out in a later step

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::kubelet::{Checkpoint, CheckpointError, Claim, FileId, Look};
-use crate::resource::{DeviceId, ResourceName};
+use crate::resource::DeviceId;
 
 /// How long a look is good, so that the kubelet is asked gently.
 const FRESH: Duration = Duration::from_secs(5);
@@ -32,8 +32,8 @@ const WRITTEN: Duration = Duration::from_secs(2);
 /// each of them is a file that the kubelet writes.
 const SEND_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 
-/// A device that is on its way out: its resource, its ID, and since when.
-pub(super) type Leaving<'a> = (&'a ResourceName, &'a DeviceId, Instant);
+/// A device that is waited for: its resource, its ID, and since when.
+pub(super) type Awaited<'a> = (&'a str, &'a DeviceId, Instant);
 
 /// Looks, and what follows from them.
 #[derive(Debug, Default)]
@@ -178,44 +178,42 @@ impl Held {
     }
 
     /// Whether `id` of `resource`, which began to leave at `since`, is free.
-    pub(super) fn lets_go(&self, resource: &ResourceName, id: &DeviceId, since: Instant) -> bool {
+    pub(super) fn lets_go(&self, resource: &str, id: &DeviceId, since: Instant) -> bool {
         let is_proven = self.trouble.is_none() && self.proven.is_some_and(|proven| proven > since);
         is_proven && self.claims().all(|claim| !is_it(claim, resource, id))
     }
 
-    /// The resource whose list has to be sent again, so that a newer checkpoint shows what is free; it counts as sent.
-    pub(super) fn send_again<'a>(
-        &mut self,
-        leaving: impl Iterator<Item = Leaving<'a>>,
-    ) -> Option<&'a ResourceName> {
-        let (asked, _) = self.base.filter(|_| !self.waiting)?;
+    /// Whether a list has to be sent again, so that a newer checkpoint shows whether one of these is free; it counts as
+    /// sent then.
+    pub(super) fn send_again<'a>(&mut self, awaited: impl Iterator<Item = Awaited<'a>>) -> bool {
+        let Some((asked, _)) = self.base.filter(|_| !self.waiting) else { return false };
         let mut newest = None;
-        let mut found = None;
-        for (resource, id, since) in leaving.filter(|(_, _, since)| *since < asked) {
+        let mut due = false;
+        for (resource, id, since) in awaited.filter(|(_, _, since)| *since < asked) {
             newest = newest.max(Some(since));
             let listed = self.listed.iter().flatten().any(|claim| is_it(claim, resource, id));
-            if !listed && !self.lets_go(resource, id, since) {
-                found = found.or(Some(resource));
-            }
+            due |= !listed && !self.lets_go(resource, id, since);
         }
-        let resource = found?;
+        if !due {
+            return false;
+        }
         if newest > self.sent_again {
             self.in_vain = 0;
         }
         if let (Some(sent), Some(times)) = (self.sent_again, self.in_vain.checked_sub(1))
             && sent.elapsed() < SEND_AGAIN.0.saturating_mul(1 << times.min(10)).min(SEND_AGAIN.1)
         {
-            return None;
+            return false;
         }
         self.in_vain = self.in_vain.saturating_add(1);
         self.sent_again = Some(Instant::now());
         self.expected = true;
-        Some(resource)
+        true
     }
 }
 
-fn is_it(claim: &Claim, resource: &ResourceName, id: &DeviceId) -> bool {
-    claim.device == *id && claim.resource == resource.as_str()
+fn is_it(claim: &Claim, resource: &str, id: &DeviceId) -> bool {
+    claim.device == *id && claim.resource == resource
 }
 
 #[cfg(test)]

@@ -7,12 +7,10 @@ fn id(text: &str) -> DeviceId {
     DeviceId(text.to_owned())
 }
 
-fn gpu() -> ResourceName {
-    ResourceName::gpu()
-}
+const GPU: &str = "nvidia.com/gpu";
 
 fn claims(devices: &[&str]) -> Vec<Claim> {
-    let claim = |device: &&str| Claim { resource: gpu().to_string(), device: id(device), numa_node: None };
+    let claim = |device: &&str| Claim { resource: GPU.to_owned(), device: id(device), numa_node: None };
     devices.iter().map(claim).collect()
 }
 
@@ -73,12 +71,11 @@ impl Case {
     }
 
     fn is_free(&self, device: &str) -> bool {
-        self.held.lets_go(&gpu(), &id(device), self.since)
+        self.held.lets_go(GPU, &id(device), self.since)
     }
 
     fn sends_again(&mut self, device: &str) -> bool {
-        let (gpu, id) = (gpu(), id(device));
-        self.held.send_again([(&gpu, &id, self.since)].into_iter()).is_some()
+        self.held.send_again([(GPU, &id(device), self.since)].into_iter())
     }
 }
 
@@ -95,9 +92,11 @@ async fn a_device_is_free_when_a_newer_checkpoint_is_without_it() {
     assert!(!case.is_free("a"), "it is the file of before");
     case.look(Ok(claims(&["b"])), written(2, &["b"])).await;
     assert!(case.is_free("a") && !case.is_free("b"));
-    let other = "nvidia.com/mig-1g.10gb".parse().unwrap();
-    assert!(case.held.lets_go(&other, &id("b"), case.since), "it is held under another name");
-    assert!(!case.held.lets_go(&gpu(), &id("a"), Instant::now()), "that was seen before it began to leave");
+    assert!(
+        case.held.lets_go("nvidia.com/mig-1g.10gb", &id("b"), case.since),
+        "it is held under another name"
+    );
+    assert!(!case.held.lets_go(GPU, &id("a"), Instant::now()), "that was seen before it began to leave");
     let waited = case.look(Ok(claims(&["b"])), written(2, &["b"])).await;
     assert!(waited >= FRESH / 2, "the kubelet is asked gently: {waited:?}");
 }

@@ -167,7 +167,7 @@ fn what_pods_hold_under_names_that_are_not_served_blocks_without_being_listed() 
     ledger.note_elsewhere([("example.com/whole".to_owned(), held("GPU-0"))]);
     let first = step(&ledger, &target, &inventory, true);
     assert_eq!(first.lists().len(), 2);
-    assert!(first.waits_for_others() && first.lists()[&ResourceName::gpu()][0].is_healthy());
+    assert!(first.awaited_elsewhere().count() == 1 && first.lists()[&ResourceName::gpu()][0].is_healthy());
     let why = "its GPU may still be in use as a whole: waits until GPU-0 has left example.com/whole";
     assert_eq!(reasons(&first, &name("1g.10gb"))[0].1, why);
     let mut free = first;

@@ -6,13 +6,13 @@ const PERIOD: Duration = Duration::from_secs(1);
 
 /// Says when there may be a line again.
 #[derive(Debug, Default)]
-pub(super) struct Throttle {
+pub(crate) struct Throttle {
     last: Option<Instant>,
 }
 
 impl Throttle {
     /// Whether there may be a line now, which is then taken for written.
-    pub(super) fn ready(&mut self) -> bool {
+    pub(crate) fn ready(&mut self) -> bool {
         let ready = self.last.is_none_or(|last| last.elapsed() >= PERIOD);
         if ready {
             self.last = Some(Instant::now());
