@@ -332,7 +332,11 @@ impl<'a> Life<'a> {
                 self.told.take(inventory.clone());
                 Report::Inventory { inventory, began: began.into_std() }
             }
-            None => Report::NoDriver(DriverError::NoAnswer { call: "nvmlInit_v2" }),
+            None => Report::NoDriver(DriverError::NotFound {
+                library: "libnvidia-ml.so.1",
+                tried: Vec::new(),
+                loader: String::new(),
+            }),
         };
         self.tell(Event::Report(report))
     }
