@@ -26,7 +26,7 @@ pub(super) fn lines(gpu: &Gpu, unread: bool) -> Vec<String> {
     let mut lines = Vec::new();
     if unplaced.is_empty() || unplaced.len() < instances.len() {
         // A gap may be free, or belong to an instance whose place is unknown.
-        let hidden: Vec<u32> = unplaced.iter().chain(&gpu.empty_gpu_instances).copied().collect();
+        let hidden: Vec<u32> = unplaced.iter().copied().chain(gpu.instances_without_devices()).collect();
         let hidden = match (hidden.is_empty(), unread) {
             (true, false) => None,
             (true, true) => Some("unread".to_owned()),

@@ -88,7 +88,8 @@ fn gpu_lines(gpu: &Gpu, plugin: Option<&PluginState>, unread: bool, columns: Col
         lines.push(String::new());
         lines.extend(device_table(gpu, plugin, columns));
     } else if gpu.mig_enabled() {
-        lines.push("  no MIG devices".to_owned());
+        let known = if gpu.hidden.is_empty() { "no MIG devices" } else { "no MIG devices that NVML lists" };
+        lines.push(format!("  {known}"));
     }
     let drawing = drawing::lines(gpu, unread);
     if !drawing.is_empty() {

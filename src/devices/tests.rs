@@ -1,5 +1,7 @@
 use super::*;
-use crate::inventory::{DeviceNode, Gpu, Inventory, MigDevice, MigMode, Placement, Problem, RecoveryAction};
+use crate::inventory::{
+    DeviceNode, Gpu, HiddenSlice, Inventory, MigDevice, MigMode, Placement, Problem, RecoveryAction,
+};
 
 fn node(path: String) -> DeviceNode {
     DeviceNode { path: path.into(), exists: true }
@@ -162,6 +164,11 @@ fn four_memory_slices_are_not_stretched_and_a_pending_mode_is_said() {
     slice(&mut gpu, "1c.2g.12gb", 1, Some((0, 2)), 11968, 14);
     slice(&mut gpu, "1g.6gb", 3, Some((2, 1)), 5952, 14);
     gpu.empty_gpu_instances = vec![6];
+    let mut hidden = gpu.clone();
+    hidden.empty_gpu_instances.clear();
+    hidden.hidden = vec![HiddenSlice { gpu_instance: 6, compute_instance: 0, settled: true }];
+    let drawn = table(&node_with(vec![hidden]));
+    assert!(drawn.contains("│ GI 3        │ GI 6        │"), "what is hidden is not free: {drawn}");
     assert_eq!(
         table(&node_with(vec![gpu])),
         "Driver 580.95.05, CUDA 13.0, /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.580.95.05

@@ -258,6 +258,7 @@ fn of_gpu(gpu: &Gpu, unread: bool) -> Vec<Warning> {
         }
     }
     if gpu.mig_enabled() {
+        let unread = unread || !gpu.hidden.is_empty();
         if gpu.mig_devices.is_empty() && !unread {
             warnings.push(Warning::IdleGpu { gpu: index });
         } else if !unread {

@@ -110,6 +110,17 @@ impl Gpu {
         self.mig_devices.sort_by_key(|device| (device.gpu_instance, device.compute_instance));
     }
 
+    /// GPU instances of which no MIG device is known: empty ones, and those that are hidden. They may be anywhere.
+    pub fn instances_without_devices(&self) -> Vec<u32> {
+        let hidden = self.hidden.iter().map(|slice| slice.gpu_instance);
+        let is_known = |id: &u32| self.mig_devices.iter().any(|device| device.gpu_instance == *id);
+        let mut ids: Vec<_> =
+            self.empty_gpu_instances.iter().copied().chain(hidden.filter(|id| !is_known(id))).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
     /// Whether each slice that NVML does not list is among the MIG devices, as it was known before.
     pub fn knows_what_is_hidden(&self) -> bool {
         self.hidden.iter().all(|slice| self.mig_devices.iter().any(|device| slice.is(device)))

@@ -76,3 +76,30 @@ fn the_index_is_no_part_of_what_a_device_is_but_the_profile_is() {
     let elsewhere = MigDevice { placement: Some(Placement { start: 5, size: 1 }), ..device.clone() };
     assert!(!device.is_same(&elsewhere));
 }
+
+#[test]
+fn a_slice_that_only_proc_shows_is_kept_where_it_was_known() {
+    let before = node([mig_gpu(0, &["1g.10gb", "2g.20gb"])]);
+    let hidden = |gpu_instance, settled| HiddenSlice { gpu_instance, compute_instance: 0, settled };
+    let mut now = before.clone();
+    let gone = now.gpus[0].mig_devices.remove(1);
+    // One that was known, and one that nobody has seen.
+    now.gpus[0].hidden = vec![hidden(gone.gpu_instance, true), hidden(11, true)];
+    assert_eq!(now.gpus[0].instances_without_devices(), [gone.gpu_instance, 11]);
+    let kept = now.clone().with_unreadable_from(&before);
+    assert_eq!(kept.gpus[0].mig_devices[0], before.gpus[0].mig_devices[0]);
+    let problem = kept.gpus[0].mig_devices[1].problem.as_ref().unwrap();
+    assert_eq!(problem.text, "hidden from this process: no access to mig/monitor?");
+    assert!(kept.gpus[0].mig_devices[1].is_same(&gone));
+    assert_eq!(kept.gpus[0].instances_without_devices(), [11]);
+    assert!(!kept.gpus[0].knows_what_is_hidden());
+    // It stays as long as its file does, and no longer.
+    assert_eq!(now.clone().with_unreadable_from(&kept), kept);
+    now.gpus[0].hidden.clear();
+    assert_eq!(now.clone().with_unreadable_from(&kept), now);
+    assert!(now.gpus[0].knows_what_is_hidden());
+    // What is listed again is as it is listed.
+    let mut again = before.clone();
+    again.gpus[0].hidden = vec![hidden(gone.gpu_instance, false)];
+    assert_eq!(again.clone().with_unreadable_from(&kept), again);
+}

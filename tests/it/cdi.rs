@@ -8,7 +8,7 @@ use fake_kubelet::Device;
 use fake_nvml::Description;
 use serde_json::Value;
 
-use crate::rig::{GPU, Rig, mig};
+use crate::rig::{GPU, Rig, mig, wait_until};
 
 const FILE: &str = "k8s.device-plugin.nvidia.com-gpu.json";
 
@@ -88,5 +88,28 @@ async fn withheld_devices_stay_listed_and_are_not_handed_out() {
     let withheld = rig.node.gpus().unwrap()[0].mig[1].uuid.clone();
     let refused = rig.kubelet.allocate_ids(&mig("1g.10gb"), &[&withheld]).await.unwrap_err();
     assert!(refused.message().contains("withheld by the configuration: 0:1"), "{refused}");
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn drivers_beside_the_gpus_are_named_where_the_node_has_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("cdi");
+    let description = Description::h100s(1);
+    let rig = start(&folder, &description, &["--gds-enabled", "--mofed-enabled"]).await;
+    rig.wait_for_counts(&[(GPU, 1)]).await;
+    rig.plugin.wait_for_log(&["--gds-enabled", "no device node"]).await;
+    let id = rig.kubelet.devices(GPU).into_keys().next().unwrap();
+    let given = async || {
+        let answer = rig.kubelet.allocate_ids(GPU, &[&id]).await.unwrap();
+        let names = answer.cdi_devices.into_iter().map(|device| device.name);
+        names.filter(|name| name.ends_with("=all")).collect::<Vec<_>>()
+    };
+    assert_eq!(given().await, Vec::<String>::new(), "a runtime would refuse the container");
+    // Any character device stands for another.
+    std::os::unix::fs::symlink("/dev/null", rig.node.root().join("dev/nvidia-fs0")).unwrap();
+    let file = folder.join("k8s.device-plugin.nvidia.com-gds.json");
+    wait_until(|| file.exists(), "the specification").await;
+    assert_eq!(given().await, ["k8s.device-plugin.nvidia.com/gds=all"]);
     rig.finish().await;
 }

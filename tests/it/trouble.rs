@@ -218,3 +218,23 @@ async fn gpus_that_were_let_go_of_are_asked_again_after_a_while() {
     rig.wait_for_counts(&[(GPU, 1), (&mig("1g.10gb"), 4)]).await;
     rig.finish().await;
 }
+
+#[tokio::test]
+async fn a_lost_gpu_makes_nobody_deaf_to_the_others() {
+    // With the first a look-up of any GPU by UUID fails too.
+    let fault = Fault::error("*", "GPU_IS_LOST").on_gpu(0);
+    for (lost, faults) in
+        [(Lost::No, vec![fault]), (Lost::IsLost, Vec::new()), (Lost::UnknownHandles, Vec::new())]
+    {
+        let mut description = description().with_faults(faults);
+        description.gpu(0).lost = lost;
+        let rig = Rig::mixed(&description).await;
+        rig.wait_for_counts(&[(GPU, 1), (&mig("1g.10gb"), 2)]).await;
+        let uuid = rig.node.gpus().unwrap()[2].uuid.clone();
+        rig.plugin.wait_for_log(&["listening for events", &uuid]).await;
+        rig.node.send(&Event::xid(79).on_gpu(2)).unwrap();
+        rig.kubelet.wait_for_capacity(GPU, 1, 0).await.unwrap();
+        rig.plugin.wait_for_log(&["unhealthy", &uuid, "Xid 79"]).await;
+        rig.finish().await;
+    }
+}

@@ -82,7 +82,7 @@ pub(super) fn drawing(gpu: &Gpu, plugin: &PluginState) -> Drawing {
         return Drawing { slices: None, blocks: vec![block], notes };
     }
     if gpu.mig_devices.is_empty() {
-        let hidden = !gpu.empty_gpu_instances.is_empty();
+        let hidden = !gpu.instances_without_devices().is_empty();
         let name = if hidden { "no MIG device" } else { "MIG is on and nothing is in it" };
         return Drawing { slices: gpu.memory_slices, blocks: vec![nothing(name, 0.0, 1.0)], notes };
     }
@@ -111,7 +111,7 @@ fn in_place(
     let slices = gpu.memory_slices.max(end).filter(|slices| *slices > 0)?;
     let of_row = |number: u32| f64::from(number) / f64::from(slices);
     // A gap may be free, or belong to an instance that has no MIG device.
-    let hidden: Vec<_> = gpu.empty_gpu_instances.iter().map(u32::to_string).collect();
+    let hidden: Vec<_> = gpu.instances_without_devices().iter().map(u32::to_string).collect();
     let gap = match hidden.as_slice() {
         [] => "unused".to_owned(),
         hidden => format!("unused, or GPU instance {}", hidden.join(", ")),

@@ -248,3 +248,28 @@ async fn changes_of_the_mig_configuration_are_asked_for_again_when_mig_mode_come
     assert_eq!(listener.event().await.kind, EventKind::MigConfigChange);
     assert_eq!(fake.count("nvmlEventSetCreate"), 1, "nothing of the others was missed");
 }
+
+#[tokio::test]
+async fn a_driver_that_refuses_changes_of_the_mig_configuration_takes_nothing_else_with_it() {
+    let mut description = Description::h100s(2);
+    description.mig_event_needs_mig = true;
+    let fake = Fake::new(&description);
+    let mut listener = Listener::listening(&fake).await;
+    let status = listener.session.status();
+    let uuid = uuids(&fake).remove(1);
+    let tells_changes = || match &status.watched()[&uuid] {
+        Watched::Events(kinds) => kinds.contains(&"mig_config_change"),
+        Watched::Nothing(why) => panic!("{why}"),
+    };
+    assert!(!tells_changes());
+    fake.node.send(&Event::xid(79).on_gpu(1)).unwrap();
+    assert_eq!(listener.event().await.gpu_uuid, uuid);
+    // Not tried again and again.
+    let registrations = fake.count("nvmlDeviceRegisterEvents");
+    listener.session.rescan();
+    listener.inventory().await;
+    assert_eq!(fake.count("nvmlDeviceRegisterEvents"), registrations);
+    fake.update(|d| d.set_mig(1, &["1g.10gb"]));
+    listener.session.rescan();
+    wait_until(tells_changes, "the registration").await;
+}
