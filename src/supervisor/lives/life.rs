@@ -102,6 +102,8 @@ pub(super) struct Life<'a> {
     /// Counts the processes.
     plugin: u64,
     pub(super) pod_resources: bool,
+    /// Whether the plugin can read the checkpoint.
+    pub(super) checkpoint: bool,
     pub(super) last_pod: u32,
     pub(super) told: Told,
     ticks: (Instant, u32),
@@ -139,6 +141,7 @@ impl<'a> Life<'a> {
             made: 0,
             plugin: 0,
             pod_resources: true,
+            checkpoint: true,
             last_pod: 0,
             told: Told::default(),
             ticks: (now, 0),
@@ -256,6 +259,8 @@ impl<'a> Life<'a> {
         let is_current = self.plugin == plugin && self.supervisor.is_some();
         match due {
             Due::KubeletStarts => return self.kubelet_starts(),
+            // It has to wait for the checkpoint.
+            Due::PluginStarts if !self.checkpoint => self.soon(100, 1000, Due::PluginStarts),
             Due::PluginStarts if self.plugin == plugin => {
                 self.plugin_starts();
                 return self.follow_up();
@@ -332,7 +337,11 @@ impl<'a> Life<'a> {
                 self.told.take(inventory.clone());
                 Report::Inventory { inventory, began: began.into_std() }
             }
-            None => Report::NoDriver(DriverError::NoAnswer { call: "nvmlInit_v2" }),
+            None => Report::NoDriver(DriverError::NotFound {
+                library: "libnvidia-ml.so.1",
+                tried: Vec::new(),
+                loader: String::new(),
+            }),
         };
         self.tell(Event::Report(report))
     }
@@ -342,7 +351,7 @@ impl<'a> Life<'a> {
             let mut kubelet = self.kubelet.borrow_mut();
             let answers = kubelet.up && self.pod_resources;
             let listed = answers.then(|| kubelet.listed());
-            super::look(listed, kubelet.file.as_ref(), kubelet.up)
+            super::look(listed, self.checkpoint, kubelet.file.as_ref(), kubelet.up)
         };
         self.say(|| format!("    {look:?}"));
         self.tell(Event::Look(look))
@@ -432,7 +441,7 @@ impl<'a> Life<'a> {
         for gpu in &mut self.node.gpus {
             (gpu.lost, gpu.needs_reset) = (false, false);
         }
-        self.pod_resources = true;
+        (self.pod_resources, self.checkpoint) = (true, true);
         self.kubelet.borrow_mut().pods.clear();
         self.take(Step::Hold(false))?;
         let end = Instant::now() + CALM;

@@ -38,6 +38,8 @@ pub(super) enum Step {
     KubeletRestart(bool, Duration),
     /// Whether podresources answers.
     PodResources(bool),
+    /// Whether the plugin can read the kubelet's checkpoint, and knows its form.
+    Checkpoint(bool),
     /// A pod comes; with `true` it has an init container that needs devices, too.
     Pod(bool),
     /// A pod ends.
@@ -68,6 +70,7 @@ impl Step {
             52..54 => Self::PodResources(random.percent(50)),
             54..76 => Self::Pod(random.percent(30)),
             76..90 => Self::PodEnds,
+            90..92 => Self::Checkpoint(random.percent(60)),
             _ => Self::Nothing,
         }
     }
@@ -96,6 +99,8 @@ impl Life<'_> {
                 self.say(|| format!("{:?}", self.settings.policy.offer));
                 return self.tell(Event::Command(Command::Reload(Box::new(self.settings.clone()))));
             }
+            // Without the checkpoint nobody could tell a plugin that has just started what pods hold.
+            Step::PluginRestart(_) | Step::StartOver if !self.checkpoint => {}
             Step::PluginRestart(other_settings) => {
                 if other_settings {
                     self.settings = settings::any(&mut self.random);
@@ -124,6 +129,7 @@ impl Life<'_> {
                 }
             }
             Step::PodResources(answers) => self.pod_resources = answers,
+            Step::Checkpoint(readable) => self.checkpoint = readable,
             Step::Pod(with_init) => return self.pod_comes(with_init),
             Step::PodEnds => {
                 let pods: Vec<_> = self.kubelet.borrow().pods.keys().copied().collect();

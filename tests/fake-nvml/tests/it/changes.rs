@@ -52,6 +52,44 @@ fn handles_of_destroyed_instances_are_refused_and_never_come_back() {
 }
 
 #[test]
+fn handles_that_are_used_again_name_what_is_at_their_index() {
+    let mut description = Description::h100s(1).with_mig(0, &["3g.40gb"]);
+    description.handles_reused = true;
+    let (_folder, node) = node(&description);
+    let client = Client::of(&node);
+    let gpu = client.gpu(0).unwrap();
+    let mig = client.mig(gpu, 0).unwrap();
+    let before = client.uuid(mig).unwrap();
+    node.update(|d| d.set_mig(0, &["1g.10gb"])).unwrap();
+    let now = node.gpus().unwrap()[0].mig[0].clone();
+    assert_ne!(before, now.uuid);
+    assert_eq!((client.uuid(mig), client.ids(mig)), (Ok(now.uuid), Ok((now.gi, now.ci))));
+    node.update(|d| d.set_mig::<&str>(0, &[])).unwrap();
+    assert_eq!(client.uuid(mig), Err(INVALID_ARGUMENT));
+}
+
+#[test]
+fn times_of_procs_files_move_with_each_call_where_they_are_to() {
+    let (_folder, node) = node(&Description::h100s(1).with_mig(0, &["1g.10gb"]));
+    let client = Client::of(&node);
+    let file = node.root().join("proc/driver/nvidia/version");
+    let changed = || {
+        let found = fs::metadata(&file).unwrap();
+        (found.ino(), found.ctime(), found.ctime_nsec())
+    };
+    let before = changed();
+    client.gpu(0).unwrap();
+    assert_eq!(changed(), before);
+    node.update(|d| d.proc_times_move = true).unwrap();
+    for _ in 0..3 {
+        let before = changed();
+        client.gpu(0).unwrap();
+        let after = changed();
+        assert!(after.0 == before.0 && after != before, "{before:?} {after:?}");
+    }
+}
+
+#[test]
 fn handles_that_were_never_given_out_are_refused() {
     let (_folder, node) = node(&Description::h100s(1));
     let client = Client::of(&node);
