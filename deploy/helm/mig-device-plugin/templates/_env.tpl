@@ -7,7 +7,7 @@
   (list "FAIL_ON_INIT_ERROR" $values.failOnInitError)
   (list "DEVICE_LIST_STRATEGY" $values.deviceListStrategy)
   (list "DEVICE_ID_STRATEGY" $values.deviceIDStrategy)
-  (list "PASS_DEVICE_SPECS" $values.compatWithCPUManager)
+  (list "PASS_DEVICE_SPECS" (include "mdp.passDeviceSpecs" .))
   (list "NVIDIA_DRIVER_ROOT" (ternary "" (include "mdp.driverRoot" .) (empty $values.nvidiaDriverRoot)))
   (list "NVIDIA_DEV_ROOT" $values.nvidiaDevRoot)
   (list "DEV_ROOT_CTR_PATH" (ternary "/dev-root" "" (not (empty $values.nvidiaDevRoot))))

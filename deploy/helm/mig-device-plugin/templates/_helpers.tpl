@@ -149,6 +149,16 @@ sysAdmin
 {{- end -}}
 {{- end -}}
 
+{{/* Whether answers name device nodes. Where nothing of the host is mounted, NVIDIA's runtime adds the nodes, and which of
+them the host has cannot be seen from the pod; a configuration that may say otherwise is left to do so. */}}
+{{- define "mdp.passDeviceSpecs" -}}
+{{- if not (kindIs "invalid" .Values.compatWithCPUManager) -}}
+{{- .Values.compatWithCPUManager -}}
+{{- else if not (or (include "mdp.driverRoot" .) .Values.nvidiaDevRoot (include "mdp.configKey" .)) -}}
+false
+{{- end -}}
+{{- end -}}
+
 {{/* How a folder of the host below the root .root is mounted that is only read. */}}
 {{- define "mdp.readOnly" -}}
 readOnly: true
