@@ -84,6 +84,19 @@ pub(super) enum Due {
     Admitted(u32, Vec<DeviceId>),
 }
 
+/// What the plugin can get at.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Access {
+    /// Whether podresources answers.
+    pub(super) pod_resources: bool,
+    /// Whether the checkpoint can be read and has a form that is known.
+    pub(super) checkpoint: bool,
+}
+
+impl Access {
+    const ALL: Self = Self { pod_resources: true, checkpoint: true };
+}
+
 pub(super) struct Life<'a> {
     pub(super) random: Random,
     pub(super) node: Node,
@@ -101,9 +114,7 @@ pub(super) struct Life<'a> {
     made: u64,
     /// Counts the processes.
     plugin: u64,
-    pub(super) pod_resources: bool,
-    /// Whether the plugin can read the checkpoint.
-    pub(super) checkpoint: bool,
+    pub(super) access: Access,
     pub(super) last_pod: u32,
     pub(super) told: Told,
     ticks: (Instant, u32),
@@ -140,8 +151,7 @@ impl<'a> Life<'a> {
             due: BTreeMap::new(),
             made: 0,
             plugin: 0,
-            pod_resources: true,
-            checkpoint: true,
+            access: Access::ALL,
             last_pod: 0,
             told: Told::default(),
             ticks: (now, 0),
@@ -260,7 +270,7 @@ impl<'a> Life<'a> {
         match due {
             Due::KubeletStarts => return self.kubelet_starts(),
             // It has to wait for the checkpoint.
-            Due::PluginStarts if !self.checkpoint => self.soon(100, 1000, Due::PluginStarts),
+            Due::PluginStarts if !self.access.checkpoint => self.soon(100, 1000, Due::PluginStarts),
             Due::PluginStarts if self.plugin == plugin => {
                 self.plugin_starts();
                 return self.follow_up();
@@ -349,9 +359,9 @@ impl<'a> Life<'a> {
     fn answer(&mut self) -> Checked {
         let look = {
             let mut kubelet = self.kubelet.borrow_mut();
-            let answers = kubelet.up && self.pod_resources;
+            let answers = kubelet.up && self.access.pod_resources;
             let listed = answers.then(|| kubelet.listed());
-            super::look(listed, self.checkpoint, kubelet.file.as_ref(), kubelet.up)
+            super::look(listed, self.access.checkpoint, kubelet.file.as_ref(), kubelet.up)
         };
         self.say(|| format!("    {look:?}"));
         self.tell(Event::Look(look))
@@ -441,7 +451,7 @@ impl<'a> Life<'a> {
         for gpu in &mut self.node.gpus {
             (gpu.lost, gpu.needs_reset) = (false, false);
         }
-        (self.pod_resources, self.checkpoint) = (true, true);
+        self.access = Access::ALL;
         self.kubelet.borrow_mut().pods.clear();
         self.take(Step::Hold(false))?;
         let end = Instant::now() + CALM;

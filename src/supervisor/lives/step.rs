@@ -100,7 +100,7 @@ impl Life<'_> {
                 return self.tell(Event::Command(Command::Reload(Box::new(self.settings.clone()))));
             }
             // Without the checkpoint nobody could tell a plugin that has just started what pods hold.
-            Step::PluginRestart(_) | Step::StartOver if !self.checkpoint => {}
+            Step::PluginRestart(_) | Step::StartOver if !self.access.checkpoint => {}
             Step::PluginRestart(other_settings) => {
                 if other_settings {
                     self.settings = settings::any(&mut self.random);
@@ -128,8 +128,8 @@ impl Life<'_> {
                     self.after(pause, Due::KubeletStarts);
                 }
             }
-            Step::PodResources(answers) => self.pod_resources = answers,
-            Step::Checkpoint(readable) => self.checkpoint = readable,
+            Step::PodResources(answers) => self.access.pod_resources = answers,
+            Step::Checkpoint(readable) => self.access.checkpoint = readable,
             Step::Pod(with_init) => return self.pod_comes(with_init),
             Step::PodEnds => {
                 let pods: Vec<_> = self.kubelet.borrow().pods.keys().copied().collect();
