@@ -129,8 +129,9 @@ true
 
 {{/* What migMonitor comes to: none, cdi or sysAdmin. */}}
 {{- define "mdp.migMonitor" -}}
-{{- if ne .Values.migMonitor "auto" -}}
-{{- .Values.migMonitor -}}
+{{- $chosen := default "auto" .Values.migMonitor -}}
+{{- if ne $chosen "auto" -}}
+{{- $chosen -}}
 {{- else if not (include "mdp.mayUseMig" .) -}}
 none
 {{- else if and .Values.securityContext (not (include "mdp.ownSysAdmin" .)) -}}
