@@ -146,7 +146,8 @@ impl Open {
                     uuid,
                     why,
                     "closing NVML and opening it again without this GPU, so that it can be reset (nvidia-smi -r refuses \
-                     while a process has it open): send SIGUSR2 when that is done; no events are heard meanwhile"
+                     while a process has it open); send SIGUSR2 once it has been reset. Events of the moment in which NVML \
+                     is closed are lost"
                 );
             }
             if !released.is_empty() {
