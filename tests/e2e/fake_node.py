@@ -1,6 +1,7 @@
 """The node's GPUs, as tests/fake-nvml plays them: a driver root with a library and real character devices."""
 
 import json
+import os
 import re
 import subprocess
 
@@ -66,10 +67,11 @@ class FakeNode:
         return re.findall(r"^GPU \d+: .*UUID: (GPU-[^;)\s,]+)", self._run("list", self.root), re.M)
 
     def device_nodes(self):
-        """Every device node that the driver has made: its name below `dev`, with its major and minor numbers."""
+        """Every device node that the driver has made: its name below `dev`, with its major and minor numbers. Those of
+        mig/config and mig/monitor are /dev/null by another name, which every container may open, and are left out."""
         nodes = {}
         for path in sorted((self.root / "dev").rglob("*")):
-            if path.is_char_device():
+            if path.is_char_device() and path.stat().st_rdev != os.stat("/dev/null").st_rdev:
                 number = path.stat().st_rdev
                 nodes[str(path.relative_to(self.root / "dev"))] = (number >> 8 & 0xFFF, number & 0xFF | number >> 12 & 0xFFF00)
         return nodes
