@@ -39,7 +39,7 @@ impl Majors {
                 continue;
             };
             match name {
-                // The second is what drivers before 550 say.
+                // The second is what drivers up to 535 say.
                 "nvidia" | "nvidia-frontend" => majors.gpu = Some(major),
                 "nvidia-uvm" => majors.uvm = Some(major),
                 "nvidia-caps" => majors.caps = Some(major),

@@ -129,8 +129,9 @@ true
 
 {{/* What migMonitor comes to: none, cdi or sysAdmin. */}}
 {{- define "mdp.migMonitor" -}}
-{{- if ne .Values.migMonitor "auto" -}}
-{{- .Values.migMonitor -}}
+{{- $chosen := default "auto" .Values.migMonitor -}}
+{{- if ne $chosen "auto" -}}
+{{- $chosen -}}
 {{- else if not (include "mdp.mayUseMig" .) -}}
 none
 {{- else if and .Values.securityContext (not (include "mdp.ownSysAdmin" .)) -}}
@@ -181,7 +182,7 @@ readOnlyRootFilesystem: true
 {{- $forMig := eq (include "mdp.migMonitor" .) "sysAdmin" }}
 {{- if or $forMig (include "mdp.mayUseVolumeMounts" .) }}
 {{- if $forMig }}
-# While a GPU has slices, the driver reports its errors only to who has CAP_SYS_ADMIN or the capability mig/monitor.
+# While a GPU has slices, the driver reports its errors only to a process with CAP_SYS_ADMIN or the capability mig/monitor.
 {{- else }}
 # With volume-mounts, NVIDIA's runtime gives devices for the environment below to privileged containers only.
 {{- end }}
