@@ -165,15 +165,7 @@ impl GpuHealth {
             }
             return Vec::new();
         }
-        // A slice that is left out because it could not be read, or that is hidden, and that nobody knew before, may be any.
-        let all_read = gpu.knows_what_is_hidden()
-            && !inventory.problems.iter().any(|problem| {
-                problem.left_out
-                    && problem.gpu == gpu.index
-                    && problem
-                        .mig_device
-                        .is_some_and(|index| gpu.mig_devices.iter().all(|mig| mig.index != index))
-            });
+        let all_read = inventory.knows_all_slices_of(gpu);
         let is_here = |slice: &Slice| gpu.mig_devices.iter().any(|mig| mig.is_same(&slice.mig));
         let (here, gone): (Vec<_>, Vec<_>) =
             mem::take(&mut self.slices).into_iter().partition(|slice| !all_read || is_here(slice));

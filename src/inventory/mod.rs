@@ -401,6 +401,16 @@ impl Inventory {
         self.driver_version == other.driver_version && modules.is_none_or(|(a, b)| a == b)
     }
 
+    /// Whether every slice that is on the GPU is among its MIG devices: none is left out that could not be read, or that
+    /// is hidden, and that nobody knew before. Such a slice may be any.
+    pub fn knows_all_slices_of(&self, gpu: &Gpu) -> bool {
+        let is_known = |index| gpu.mig_devices.iter().any(|mig| mig.index == index);
+        let is_unknown = |problem: &Problem| problem.mig_device.is_some_and(|index| !is_known(index));
+        let mut problems =
+            self.problems.iter().filter(|problem| problem.left_out && problem.gpu == gpu.index);
+        gpu.knows_what_is_hidden() && !problems.any(is_unknown)
+    }
+
     /// Keeps what `previous` knew of GPUs and MIG devices that cannot be read this time, marked with the
     /// reason: a device that does not answer is sick, not gone.
     #[must_use]

@@ -126,9 +126,9 @@ impl Outlook {
         self.no_answer.as_deref()
     }
 
-    /// Whether the driver was there when last heard of.
+    /// Whether the driver was there when last heard of; by this session, since another one may have ended long ago.
     pub(super) fn has_driver(&self) -> bool {
-        self.is_known() && self.no_driver.is_none()
+        self.heard && self.is_known() && self.no_driver.is_none()
     }
 
     pub(super) fn is_on_hold(&self) -> bool {
@@ -363,4 +363,53 @@ fn mark_incomplete(wanted: &mut ResourceSet, cdi: &mut Cdi, inventory: &Inventor
         reason.map(Reason::Incomplete).into_iter().collect()
     });
     update.is_ok_and(|update| update.incomplete.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cdi::CdiOptions;
+    use crate::fixtures::{gpu, node};
+    use crate::health::HealthPolicy;
+    use crate::nvml::Paths;
+    use crate::resource::Device;
+    use crate::resource::policy::OfferPolicy;
+
+    /// In a round after one that ended with `known`.
+    fn outlook(known: Knowledge) -> Outlook {
+        let policy = Policy {
+            offer: OfferPolicy::default(),
+            health: HealthPolicy::default(),
+            removal_grace: Duration::ZERO,
+            pod_resources_socket: "/nonexistent".into(),
+            fail_on_init_error: false,
+        };
+        let options = CdiOptions {
+            spec_dir: "/nonexistent".into(),
+            host_driver_root: "/".into(),
+            host_dev_root: "/".into(),
+            hook: None,
+            disabled_hooks: BTreeSet::new(),
+            without_sockets: true,
+            imex_channels: BTreeSet::new(),
+            features: BTreeSet::new(),
+        };
+        Outlook::new(policy, Cdi::new(options, Paths::below("/nonexistent")), false, known)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_driver_that_hangs_is_only_believed_to_be_as_it_was_by_who_has_seen_it() {
+        let mut first = outlook(Knowledge::default());
+        first.take_inventory(node([gpu(0)]), Instant::now());
+        assert!(first.has_driver());
+        let mut next = outlook(first.into_knowledge());
+        assert!(!next.has_driver() && !next.is_heard(), "another session has seen it");
+        // So the lists are served, with nothing that is healthy.
+        next.take_no_driver("nvmlInit_v2 does not come back".to_owned(), false);
+        let lists = &next.wanted().resources;
+        assert!(next.is_heard() && lists.len() == 1);
+        assert!(lists.values().flatten().all(|device| !device.is_healthy()));
+        next.take_inventory(node([gpu(0)]), Instant::now());
+        assert!(next.has_driver() && next.wanted().resources.values().flatten().all(Device::is_healthy));
+    }
 }

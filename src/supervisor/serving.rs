@@ -24,7 +24,8 @@ const LINGER: Duration = Duration::from_secs(5);
 /// How often something that waits to leave is looked at.
 const TICK: Duration = Duration::from_millis(250);
 
-/// How long the first lists wait for a word on what pods hold.
+/// How long the first lists wait for a word on what pods hold; longer while a look has not ended, which has its own
+/// bound: podresources may be slow, and the checkpoint is read after its answer.
 const FIRST_ANSWER: Duration = Duration::from_secs(1);
 
 /// How long a kubelet whose socket's file is there and who does not answer is left alone.
@@ -35,7 +36,7 @@ const DEAD_KUBELET: Duration = Duration::from_secs(1);
 enum Gate {
     /// Nothing is known of what pods hold, and there is no kubelet to be told, as far as was tried before this moment.
     NoKubelet(Instant),
-    /// What pods hold is looked for, until this moment.
+    /// What pods hold is looked for, until the look that is under way at this moment has ended.
     Asking(Instant),
     Open,
 }
@@ -89,6 +90,7 @@ impl<K: Kubelet> Serving<K> {
         match self.gate {
             Gate::NoKubelet(_) if !self.kubelet.is_there() => None,
             Gate::NoKubelet(again) => Some(until(again)),
+            Gate::Asking(_) if self.held.is_asking() => None,
             Gate::Asking(limit) => Some(until(limit).min(TICK)),
             Gate::Open => {
                 let moves = !self.leaving_since.is_empty() || !self.empty_since.is_empty();
@@ -114,7 +116,7 @@ impl<K: Kubelet> Serving<K> {
             self.gate = Gate::Asking(now + FIRST_ANSWER);
         }
         if let Gate::Asking(limit) = self.gate {
-            if limit > now {
+            if limit > now || self.held.is_asking() {
                 return self.held.ask_soon();
             }
             self.gate = Gate::Open;
@@ -370,6 +372,20 @@ mod tests {
             let wakes = wakes(&mut serving(there), Duration::from_mins(1), alive).await;
             assert!(wakes <= 4 * 60 + 10, "{wakes} times in a minute; there: {there}, alive: {alive}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_lists_wait_for_the_end_of_a_look_that_takes_long() {
+        let mut serving = serving(true);
+        let inventory = node([mig_gpu(0, &["1g.10gb"])]);
+        let (wanted, offer) = (mixed(&inventory), OfferPolicy::default());
+        assert!(serving.has_a_question());
+        tokio::time::advance(4 * FIRST_ANSWER).await;
+        assert!(!serving.has_a_question() && serving.pause().is_none());
+        assert!(!serving.apply(&wanted, Some(&inventory), &offer), "the checkpoint has not been read");
+        serving.take_look(look(None, true));
+        assert!(!serving.has_a_question(), "nothing is to be known soon");
+        assert!(serving.apply(&wanted, Some(&inventory), &offer));
     }
 
     #[tokio::test(start_paused = true)]

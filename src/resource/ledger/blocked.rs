@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::inventory::Inventory;
 use crate::resource::{Device, Reason};
 
 /// Devices that are leaving, or are held under names that are not served here, by their GPU. Of several replicas of one
@@ -9,19 +10,33 @@ use crate::resource::{Device, Reason};
 pub(super) struct Blockers(HashMap<String, Vec<(String, Device)>>);
 
 impl Blockers {
-    /// Those devices, with the name that each is listed or held under.
-    pub(super) fn new<'a>(devices: impl Iterator<Item = (&'a str, &'a Device)>) -> Self {
+    /// Those devices, with the name that each is listed or held under. A slice of which nothing but its ID is known may
+    /// be on any GPU that `inventory` does not know all slices of; what else the driver does not have is on none.
+    pub(super) fn new<'a>(
+        devices: impl Iterator<Item = (&'a str, &'a Device)>,
+        inventory: Option<&Inventory>,
+    ) -> Self {
         let mut all: HashMap<_, Vec<(String, Device)>> = HashMap::new();
-        // What the driver does not have and nothing was ever known of is on no GPU.
-        for (name, device) in devices.filter(|(_, device)| !device.is_known_by_id_only()) {
-            let here = all.entry(device.gpu_uuid.clone()).or_default();
+        let gpus = inventory.into_iter().flat_map(|known| {
+            known.gpus.iter().filter(|gpu| !known.knows_all_slices_of(gpu)).map(|gpu| &gpu.uuid)
+        });
+        let in_part_unknown: Vec<_> = gpus.collect();
+        for (name, device) in devices {
+            let gpus = match device.is_known_by_id_only() {
+                false => vec![&device.gpu_uuid],
+                true if device.uuid.starts_with("MIG-") => in_part_unknown.clone(),
+                true => Vec::new(),
+            };
             let is_replica_of = |(other, first): &(String, Device)| {
                 other == name
                     && first.is_same_hardware(device)
                     && first.replica.is_some() == device.replica.is_some()
             };
-            if !here.iter().any(is_replica_of) {
-                here.push((name.to_owned(), device.clone()));
+            for gpu in gpus {
+                let here = all.entry(gpu.clone()).or_default();
+                if !here.iter().any(is_replica_of) {
+                    here.push((name.to_owned(), device.clone()));
+                }
             }
         }
         Self(all)

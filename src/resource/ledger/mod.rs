@@ -122,7 +122,7 @@ impl Ledger {
                 next.lists.entry(name.clone()).or_default().extend(new);
             }
         }
-        next.block();
+        next.block(inventory);
         for (name, list) in &self.lists {
             if wanted.resources.contains_key(name) || !list.is_empty() || !may_stop(name) {
                 next.lists.entry(name.clone()).or_default();
@@ -135,12 +135,12 @@ impl Ledger {
     }
 
     /// Marks what has to wait for something that is leaving.
-    fn block(&mut self) {
+    fn block(&mut self, inventory: Option<&Inventory>) {
         let leaving = self.lists.iter().flat_map(|(name, list)| {
             list.iter().filter(|device| is_leaving(device)).map(|device| (name.as_str(), device))
         });
         let elsewhere = self.elsewhere.iter().map(|(name, device)| (name.as_str(), device));
-        let blockers = Blockers::new(leaving.chain(elsewhere));
+        let blockers = Blockers::new(leaving.chain(elsewhere), inventory);
         for (name, list) in &mut self.lists {
             for device in list.iter_mut().filter(|device| !is_leaving(device)) {
                 device.reasons.extend(blockers.reason(name.as_str(), device));

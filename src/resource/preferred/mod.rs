@@ -41,11 +41,13 @@ pub fn preferred(
         .take(size)
         .cloned()
         .collect();
-    let shared = devices.iter().any(|device| device.replica.is_some());
+    // What is listed until it may leave says nothing of what is offered.
+    let is_offered = |device: &&Device| device.is_healthy() || seen.contains(device.id.as_str());
+    let shared = devices.iter().filter(is_offered).any(|device| device.replica.is_some());
     let mut items = items(devices, &available, &seen);
     let numa_nodes: BTreeSet<u32> =
         items.iter().filter(|item| item.picked > 0).filter_map(|item| item.numa_node).collect();
-    if !shared && devices.iter().all(|device| device.mig.is_none()) {
+    if !shared && devices.iter().filter(is_offered).all(|device| device.mig.is_none()) {
         let needed = size.saturating_sub(answer.len());
         answer.extend(whole_gpus(&items, links, needed));
         return answer;

@@ -4,8 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::fixtures::{gpu, mig_gpu, mixed, node};
+use crate::inventory::Link;
 use crate::resource::policy::{DeviceSelection, OfferPolicy, SharedResource, TimeSlicing};
-use crate::resource::{MigStrategy, ResourceName, resolve};
+use crate::resource::{DeviceId, MigStrategy, Reason, Replica, ResourceName, resolve};
 
 /// A node whose GPUs have so many slices each.
 fn devices(slices: &[usize]) -> Vec<Device> {
@@ -83,7 +84,7 @@ fn what_does_not_fit_is_answered_as_far_as_it_goes() {
 #[test]
 fn unknown_and_unhealthy_devices_are_not_chosen() {
     let mut devices = devices(&[3]);
-    devices[0].reasons = vec![crate::resource::Reason::Gone];
+    devices[0].reasons = vec![Reason::Gone];
     let mut available = all_but(&devices, &[]);
     available.push("MIG-x".to_owned());
     assert_eq!(
@@ -241,5 +242,25 @@ proptest! {
             }).count();
             prop_assert_eq!(touched.len(), least);
         }
+    }
+}
+
+#[test]
+fn linked_gpus_are_preferred_beside_what_is_listed_until_it_may_leave() {
+    let gpus = mixed(&node((0..4).map(gpu))).resources.into_values().next().unwrap();
+    let mut links = Links::default();
+    links.insert("GPU-1", "GPU-3", Link { nvlinks: 4, pcie: None });
+    let gone = |device: Device| Device { reasons: vec![Reason::NotOffered], ..device };
+    let slice = gone(devices(&[1]).remove(0));
+    let replica = gone(Device {
+        id: DeviceId("GPU-0::0".to_owned()),
+        replica: Some(Replica { number: 0, alone: false }),
+        ..gpus[0].clone()
+    });
+    let available: Vec<_> = gpus.iter().map(|device| device.id.to_string()).collect();
+    for leaving in [slice, replica] {
+        let list = [gpus.clone(), vec![leaving]].concat();
+        let chosen = preferred(&list, &links, &available, &[], 2, AllocationPolicy::Unset);
+        assert_eq!(chosen, ["GPU-1", "GPU-3"]);
     }
 }

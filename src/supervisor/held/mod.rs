@@ -76,6 +76,11 @@ impl Held {
         self.asked.is_none_or(|asked| asked.elapsed() >= AGAIN) && self.ask_now()
     }
 
+    /// Whether a look is under way.
+    pub(super) fn is_asking(&self) -> bool {
+        self.waiting
+    }
+
     /// Whether a look can begin, which then counts as begun.
     fn ask_now(&mut self) -> bool {
         let free = !self.waiting;

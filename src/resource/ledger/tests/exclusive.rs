@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::fixtures::gpu;
-use crate::inventory::Inventory;
+use crate::inventory::{HiddenSlice, Inventory, Problem, Trouble};
 use crate::resource::policy::{DeviceSelection, OfferPolicy, SharedResource, TimeSlicing};
 use crate::resource::{MigStrategy, resolve};
 
@@ -112,6 +112,31 @@ fn a_gpu_that_could_be_read_only_later_blocks_from_then_on() {
     assert_eq!(reasons(&ledger, &ResourceName::gpu())[0].1, "the driver no longer has this device");
     ledger = step(&ledger, &mixed(&inventory), &inventory, false);
     assert!(!ledger.lists()[&name("1g.10gb")][0].is_healthy());
+}
+
+#[test]
+fn a_held_slice_that_is_not_seen_blocks_each_gpu_that_it_may_be_on() {
+    let slice = HiddenSlice { gpu_instance: 7, compute_instance: 0, settled: true };
+    let hidden = node([Gpu { hidden: vec![slice], ..mig_gpu(0, &[]) }, mig_gpu(1, &[])]);
+    let reason = Trouble::unreadable("unknown error");
+    let problem = Problem { gpu: 0, mig_device: Some(0), uuid: None, reason, left_out: true };
+    let unread = Inventory { problems: vec![problem], ..node([mig_gpu(0, &[]), mig_gpu(1, &[])]) };
+    for inventory in [hidden, unread] {
+        let target = offer(&inventory, MigStrategy::None);
+        let slice = held("MIG-0-7-0");
+        let why = "a slice of it may still be in use: waits until MIG-0-7-0 has left ";
+        let expected =
+            |name: &str| [("GPU-0".to_owned(), format!("{why}{name}")), ("GPU-1".to_owned(), String::new())];
+        let mut ledger = Ledger::default();
+        ledger.keep_held([(name("1g.10gb"), slice.clone(), None)], &target);
+        ledger = step(&ledger, &target, &inventory, false);
+        assert_eq!(reasons(&ledger, &ResourceName::gpu()), expected("nvidia.com/mig-1g.10gb"));
+        ledger = step(&ledger, &target, &inventory, true);
+        assert!(ledger.lists()[&ResourceName::gpu()].iter().all(Device::is_healthy));
+        ledger.note_elsewhere([("example.com/slice".to_owned(), slice)]);
+        ledger = step(&ledger, &target, &inventory, true);
+        assert_eq!(reasons(&ledger, &ResourceName::gpu()), expected("example.com/slice"));
+    }
 }
 
 #[test]
