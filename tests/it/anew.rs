@@ -137,8 +137,7 @@ async fn a_plugin_that_starts_before_the_kubelet_knows_what_its_pods_hold() {
     let mut rig = Rig::start(&description(), &flags).await;
     let resource = mig("1g.10gb");
     rig.wait_for_counts(&[(GPU, 1), (&resource, 2)]).await;
-    // A static pod: podresources answers with it at once, and without the API server's for a while.
-    let pod = PodSpec::new("holder").static_pod().container("main").limit(&resource, 1);
+    let pod = PodSpec::new("holder").container("main").limit(&resource, 1);
     let held = rig.kubelet.run_pod(pod).await.unwrap().ids(&resource).remove(0);
     let position = rig.node.gpus().unwrap()[0].mig.iter().position(|slice| slice.uuid == held).unwrap();
     for how in ["stopped", "killed"] {
