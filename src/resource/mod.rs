@@ -1,4 +1,4 @@
-//! What is advertised: from an [`Inventory`](crate::inventory::Inventory) to named resources and their
+//! What is advertised: from an [`Inventory`] to named resources and their
 //! devices, and from a request to an answer. All of it is pure: values in, values out.
 
 use std::collections::BTreeMap;

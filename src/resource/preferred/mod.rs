@@ -3,7 +3,7 @@
 //! - Replicas of one request land on different devices as long as there are any.
 //! - Packed slices touch as few GPUs as possible, and of those that do, the fullest, so that whole GPUs stay free;
 //!   distributed ones go to the GPU that is used least.
-//! - Whole GPUs are taken together that have the best connections: NVLinks, then PCIe, then NUMA ([`linked`]).
+//! - Whole GPUs are taken together that have the best connections: NVLinks, then PCIe, then NUMA (`linked`).
 //! - Packed replicas fill the device that is used most, distributed ones the one used least.
 //! - Devices on the NUMA node of those that must be included come first; without any, the choice stays on one node
 //!   where that costs nothing.
