@@ -58,8 +58,9 @@ pub(in crate::nvml) fn unknown_pairs(peers: &[Peer], known: &Links) -> Vec<(Peer
 }
 
 impl Driver {
-    /// What lies between the GPUs of each pair; `addresses` are those of all GPUs, to tell them from switches. A pair of which nothing can be told is one without links, and is not
-    /// asked again. An error means that the driver as a whole is gone, or that this was given up.
+    /// What lies between the GPUs of each pair; `addresses` are those of all GPUs, to tell them from switches. A pair of
+    /// which the driver tells nothing is one without links, and is not asked again; one with a GPU that is lost just now
+    /// is left out. An error means that the driver as a whole is gone, or that this was given up.
     pub(in crate::nvml) fn links(
         &self,
         calls: &Caller,
@@ -76,20 +77,19 @@ impl Driver {
         for (a, b) in pairs {
             let both =
                 gpus.get(&a.index).and_then(Option::as_ref).zip(gpus.get(&b.index).and_then(Option::as_ref));
-            let link = match both {
-                None => Link::default(),
-                Some(((from, own), (to, others))) => {
-                    let ancestor =
-                        calls.ask("nvmlDeviceGetTopologyCommonAncestor", || raw::common_ancestor(from, to));
-                    Link { nvlinks: own.to(&b.pci_bus_id, others), pcie: answered(ancestor)?.flatten() }
-                }
-            };
+            let Some(((from, own), (to, others))) = both else { continue };
+            let ancestor =
+                calls.ask("nvmlDeviceGetTopologyCommonAncestor", || raw::common_ancestor(from, to));
+            if ancestor.as_ref().is_err_and(CallError::gpu_is_gone) {
+                continue;
+            }
+            let link = Link { nvlinks: own.to(&b.pci_bus_id, others), pcie: answered(ancestor)?.flatten() };
             links.insert(&a.uuid, &b.uuid, link);
         }
         Ok(links)
     }
 
-    /// The GPU and its NVLinks; `None` where it is another one by now, or does not answer.
+    /// The GPU and its NVLinks; `None` where it is another one by now, or is lost.
     fn linked_gpu(
         &self,
         calls: &Caller,
@@ -106,10 +106,12 @@ impl Driver {
         let mut links = NvLinks::default();
         for number in 0..MOST_LINKS {
             let link = device.link_wrapper_for(number);
+            let active = calls.ask("nvmlDeviceGetNvLinkState", || link.is_active());
+            if active.as_ref().is_err_and(CallError::gpu_is_gone) {
+                return Ok(None);
+            }
             // A GPU without NVLinks does not know of any, and one that has them none behind the last.
-            let Some(active) = answered(calls.ask("nvmlDeviceGetNvLinkState", || link.is_active()))? else {
-                break;
-            };
+            let Some(active) = answered(active)? else { break };
             if !active {
                 continue;
             }

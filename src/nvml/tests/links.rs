@@ -69,6 +69,21 @@ async fn what_the_driver_does_not_tell_is_not_asked_again() {
 }
 
 #[tokio::test]
+async fn a_gpu_that_is_lost_while_it_is_asked_is_asked_again_when_it_is_back() {
+    for call in ["nvmlDeviceGetTopologyCommonAncestor", "nvmlDeviceGetNvLinkState"] {
+        let mut description = Description::h100s(3).with_topology(Topology::default().nvlinks(0, 1, 4));
+        description.faults = vec![Fault::error(call, "GPU_IS_LOST").on_gpu(0)];
+        let fake = Fake::new(&description);
+        let mut listener = Listener::new(fake.paths(), Some(Duration::from_millis(20)));
+        let (first, gpus) = links(&fake, &mut listener, 1).await;
+        assert_eq!(first.between(&gpus[0], &gpus[1]), None, "{call}");
+        fake.update(|node| node.faults.clear());
+        let (then, _) = links(&fake, &mut listener, 3).await;
+        assert_eq!(then.between(&gpus[0], &gpus[1]).unwrap().nvlinks, 4, "{call}");
+    }
+}
+
+#[tokio::test]
 async fn gpus_in_mig_mode_and_single_ones_are_not_asked() {
     let fake = Fake::new(&Description::h100s(3).with_mig(0, &["1g.10gb"]).with_mig(1, &["1g.10gb"]));
     let listener = Listener::listening(&fake).await;
