@@ -288,11 +288,13 @@ fn sweep(root: &Path, folder: &Path, wanted: &BTreeMap<PathBuf, Entry>) -> Resul
     Ok(())
 }
 
-/// Removes device files of the fake's that are not wanted, directly in `dev`.
+/// Removes the nodes of GPUs that are not there any more. What another driver has in `dev`, such as `nvidia-fs0`, stays.
 fn sweep_devices(root: &Path, wanted: &BTreeMap<PathBuf, Entry>) -> Result<(), NodeError> {
     let Ok(entries) = fs::read_dir(root.join("dev")) else { return Ok(()) };
     for path in entries.flatten().map(|entry| entry.path()) {
-        let ours = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("nvidia"));
+        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        let number = name.strip_prefix("nvidia").unwrap_or_default();
+        let ours = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
         let gone = path.strip_prefix(root).is_ok_and(|relative| !wanted.contains_key(relative));
         if ours && gone && !path.is_dir() {
             fs::remove_file(&path).map_err(NodeError::io("remove", &path))?;
