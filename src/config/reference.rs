@@ -50,6 +50,7 @@ Anchors and aliases work; tags, several documents in one file and merge keys (`<
 The file is followed while the program runs, and SIGHUP reads it anew.
 A valid change takes effect at once, without a restart, and only where it changes something; a broken one is logged, and the last good configuration stays.
 A change of the driver's roots, of the rescan interval, of the users that may connect or of what CDI specifications say makes all parts start over within the same process.
+Where the driver hangs at that moment, the devices are listed again as unhealthy until it answers.
 ";
 
 /// The page.
