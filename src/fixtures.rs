@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use crate::cdi::{Cdi, CdiOptions};
 use crate::inventory::{DeviceNode, Gpu, Inventory, MigDevice, MigMode, Placement, RecoveryAction};
+use crate::nvml::Paths;
 use crate::resource::allocate::Rules;
 use crate::resource::policy::{AllocationPolicy, DeviceIdStrategy, DeviceListStrategy, Imex, OfferPolicy};
 use crate::resource::{DeviceSpecs, MigStrategy, ResourceSet, resolve};
@@ -88,4 +90,19 @@ pub(crate) fn mig_device(gpu: u32, n: u32, profile: &str) -> MigDevice {
 /// A device node that is there.
 pub(crate) fn present(path: impl Into<PathBuf>) -> DeviceNode {
     DeviceNode { path: path.into(), exists: true }
+}
+
+/// CDI specifications that nobody asks for.
+pub(crate) fn cdi_nowhere() -> Cdi {
+    let options = CdiOptions {
+        spec_dir: "/nonexistent".into(),
+        host_driver_root: "/".into(),
+        host_dev_root: "/".into(),
+        hook: None,
+        disabled_hooks: BTreeSet::new(),
+        without_sockets: true,
+        imex_channels: BTreeSet::new(),
+        features: BTreeSet::new(),
+    };
+    Cdi::new(options, Paths::below("/nonexistent"))
 }

@@ -368,10 +368,8 @@ fn mark_incomplete(wanted: &mut ResourceSet, cdi: &mut Cdi, inventory: &Inventor
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cdi::CdiOptions;
-    use crate::fixtures::{gpu, node};
+    use crate::fixtures::{cdi_nowhere, gpu, node};
     use crate::health::HealthPolicy;
-    use crate::nvml::Paths;
     use crate::resource::Device;
     use crate::resource::policy::OfferPolicy;
 
@@ -384,17 +382,7 @@ mod tests {
             pod_resources_socket: "/nonexistent".into(),
             fail_on_init_error: false,
         };
-        let options = CdiOptions {
-            spec_dir: "/nonexistent".into(),
-            host_driver_root: "/".into(),
-            host_dev_root: "/".into(),
-            hook: None,
-            disabled_hooks: BTreeSet::new(),
-            without_sockets: true,
-            imex_channels: BTreeSet::new(),
-            features: BTreeSet::new(),
-        };
-        Outlook::new(policy, Cdi::new(options, Paths::below("/nonexistent")), false, known)
+        Outlook::new(policy, cdi_nowhere(), false, known)
     }
 
     #[tokio::test(start_paused = true)]

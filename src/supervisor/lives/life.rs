@@ -1,7 +1,7 @@
 //! The clock, everything that takes time, and the supervisor in the middle of it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +16,11 @@ use super::random::Random;
 use super::settings::{self, QUIET};
 use super::step::{Step, partition};
 use super::told::Told;
-use crate::cdi::{Cdi, CdiOptions};
+use crate::fixtures::cdi_nowhere;
 use crate::health::{EventKind, HealthEvent};
 use crate::inventory::Inventory;
 use crate::metrics::Metrics;
-use crate::nvml::{DriverError, Paths, Report, Status};
+use crate::nvml::{DriverError, Report, Status};
 use crate::resource::ledger::Ledger;
 use crate::resource::policy::{DeviceSelection, SharedResource};
 use crate::resource::{Device, DeviceId, ResourceName, resolve};
@@ -404,17 +404,7 @@ impl<'a> Life<'a> {
     fn supervise(&mut self, knowledge: Knowledge, ledger: Ledger) {
         self.say(|| format!("the plugin starts: {:?}", self.settings.policy.offer));
         self.plugin += 1;
-        let options = CdiOptions {
-            spec_dir: "/nonexistent".into(),
-            host_driver_root: "/".into(),
-            host_dev_root: "/".into(),
-            hook: None,
-            disabled_hooks: BTreeSet::new(),
-            without_sockets: true,
-            imex_channels: BTreeSet::new(),
-            features: BTreeSet::new(),
-        };
-        let cdi = Cdi::new(options, Paths::below("/nonexistent"));
+        let cdi = cdi_nowhere();
         let policy = self.settings.policy.clone();
         let grace = policy.removal_grace;
         self.supervisor = Some(Supervisor {
